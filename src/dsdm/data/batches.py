@@ -1,0 +1,106 @@
+"""Rows of tokens and the padded batches that models read."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence: a packed example, or a target's context followed by its answer."""
+
+    tokens: np.ndarray
+    """Token ids, any integer type, shape (length,)."""
+    answer_start: int = 1
+    """Position of the first token whose prediction counts; the first token has no prediction."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A sequence of rows whose lengths are known without reading them."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row, shape (rows,)."""
+        ...
+
+    def row(self, index: int) -> Row:
+        """The row at `index`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right. Position t of `labels` is the token that follows position t."""
+
+    inputs: Int[Tensor, "batch seq"]
+    labels: Int[Tensor, "batch seq"]
+    """IGNORED where the prediction does not count: padding and prompt."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(
+            self.inputs.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        )
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """One batch of `rows`, as wide as the longest less one token.
+
+    Padding needs no attention mask: it stands to the right, where causal attention never looks.
+    """
+    width = max(max(len(row.tokens) for row in rows) - 1, 1)
+    inputs = np.zeros((len(rows), width), np.int64)
+    labels = np.full((len(rows), width), IGNORED, np.int64)
+    for i, row in enumerate(rows):
+        length = len(row.tokens) - 1
+        inputs[i, : max(length, 1)] = row.tokens[: max(length, 1)]
+        first = max(row.answer_start, 1)
+        labels[i, first - 1 : length] = row.tokens[first:]
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(labels))
+
+
+def plan_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """Row indices in batches of about equal length, each at most `max_tokens` with its padding.
+
+    A function of the lengths alone, so any worker cuts the same batches. A row longer than
+    `max_tokens` is a batch by itself.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        count = max(1, max_tokens // max(int(lengths[order[start]]), 1))
+        batches.append(order[start : start + count])
+        start += count
+    return batches
+
+
+def iter_batches(rows: Rows, max_tokens: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """All rows once, longest first: the indices of each batch and the batch."""
+    for indices in plan_batches(rows.lengths, max_tokens):
+        yield indices, collate([rows.row(int(i)) for i in indices])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some rows of another source, in the order of `indices`; indices may repeat."""
+
+    rows: Rows
+    indices: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row, shape (rows,)."""
+        return np.asarray(self.rows.lengths[self.indices])
+
+    def row(self, index: int) -> Row:
+        """The row at `index` of the subset."""
+        return self.rows.row(int(self.indices[index]))

@@ -1,0 +1,177 @@
+"""The packed pool as rows and candidates, memory-mapped."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsdm.data.batches import Row
+from dsdm.data.packing import DOCUMENTS, pack_file
+from dsdm.data.rows import ExamplesConfig, Unit
+from dsdm.data.tokenizer import Tokenizer
+from dsdm.errors import ArtifactError, DataError
+
+__all__ = ["Examples", "ExamplesConfig", "Shard", "Unit", "load_examples", "pack_file"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The examples of one pool file, and where they stand among all."""
+
+    path: Path
+    tokens: np.ndarray
+    """All tokens of the shard (uint16 or uint32), memory-mapped."""
+    rows: np.ndarray
+    """Structured: start, length, document; memory-mapped."""
+    num_documents: int
+    first_row: int
+    first_document: int
+    unit: Unit
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in this shard."""
+        return len(self.rows)
+
+    @property
+    def first_candidate(self) -> int:
+        """Number of the shard's first candidate among all."""
+        return self.first_row if self.unit == "row" else self.first_document
+
+    @property
+    def num_candidates(self) -> int:
+        """Candidates in this shard."""
+        return self.num_rows if self.unit == "row" else self.num_documents
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All rows of the pool, in the order of its files. Implements `Rows`."""
+
+    shards: tuple[Shard, ...]
+    unit: Unit
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows in all shards."""
+        return sum(shard.num_rows for shard in self.shards)
+
+    @cached_property
+    def num_candidates(self) -> int:
+        """Candidates in all shards: rows or documents."""
+        return sum(shard.num_candidates for shard in self.shards)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all rows."""
+        return sum(len(shard.tokens) for shard in self.shards)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row, int32, shape (rows,)."""
+        return np.concatenate([shard.rows["length"] for shard in self.shards])
+
+    @cached_property
+    def candidate_of_row(self) -> np.ndarray:
+        """The candidate that each row belongs to, int64, never falling, shape (rows,)."""
+        if self.unit == "row":
+            return np.arange(self.num_rows)
+        return np.concatenate([s.rows["document"] + s.first_document for s in self.shards])
+
+    @cached_property
+    def candidate_tokens(self) -> np.ndarray:
+        """Tokens in each candidate, int64, shape (candidates,)."""
+        if self.unit == "row":
+            return self.lengths.astype(np.int64)
+        columns = [_documents(shard, ["num_tokens"])["num_tokens"] for shard in self.shards]
+        return np.concatenate([column.to_numpy() for column in columns])
+
+    def row(self, index: int) -> Row:
+        """The row at `index`; its tokens are a view into the mapped file."""
+        shard = self._shard_of(self._first_rows, index, self.num_rows)
+        record = shard.rows[index - shard.first_row]
+        start = int(record["start"])
+        return Row(shard.tokens[start : start + int(record["length"])])
+
+    def tokens_of(self, candidate: int) -> np.ndarray:
+        """All tokens of a candidate, as a view into the mapped file."""
+        shard = self._shard_of(self._first_candidates, candidate, self.num_candidates)
+        local = candidate - shard.first_candidate
+        if self.unit == "row":
+            return self.row(candidate).tokens
+        documents = shard.rows["document"]
+        first, last = bisect_left(documents, local), bisect_right(documents, local) - 1
+        end = int(shard.rows[last]["start"]) + int(shard.rows[last]["length"])
+        return shard.tokens[int(shard.rows[first]["start"]) : end]
+
+    def text_of(self, candidate: int, tokenizer: Tokenizer) -> str:
+        """The text of a candidate, decoded from its tokens."""
+        return tokenizer.decode(self.tokens_of(candidate))
+
+    def candidates_table(self, shard: Shard) -> pa.Table:
+        """One line per candidate of `shard`: candidate, id, source, file, file_row, num_tokens.
+
+        A row's id, source, file and file_row are those of the document of its first token.
+        """
+        table = _documents(shard, DOCUMENTS.names[:5])
+        if self.unit == "row":
+            table = table.take(pa.array(shard.rows["document"]))
+            lengths = pa.array(shard.rows["length"].astype(np.int64))
+            table = table.set_column(4, "num_tokens", lengths)
+        numbers = shard.first_candidate + np.arange(shard.num_candidates)
+        return table.add_column(0, "candidate", pa.array(numbers, pa.int64()))
+
+    @cached_property
+    def _first_rows(self) -> list[int]:
+        return [shard.first_row for shard in self.shards]
+
+    @cached_property
+    def _first_candidates(self) -> list[int]:
+        return [shard.first_candidate for shard in self.shards]
+
+    def _shard_of(self, firsts: Sequence[int], index: int, end: int) -> Shard:
+        if not 0 <= index < end:
+            raise IndexError(f"{index} is not within 0..{end - 1}")
+        return self.shards[bisect_right(firsts, index) - 1]
+
+
+def load_examples(folders: Sequence[Path], unit: Unit) -> Examples:
+    """The examples in finished shard folders, in that order.
+
+    Raises:
+        DataError: they hold no row at all.
+        ArtifactError: a shard is missing or damaged.
+    """
+    shards: list[Shard] = []
+    first_row = first_document = 0
+    for folder in folders:
+        shard = _load_shard(folder, first_row, first_document, unit)
+        shards.append(shard)
+        first_row += shard.num_rows
+        first_document += shard.num_documents
+    if not first_row:
+        raise DataError(
+            f"The pool holds no usable document: {len(shards)} files were packed to nothing. "
+            "See rejected.jsonl beside each shard for what was wrong."
+        )
+    return Examples(tuple(shards), unit)
+
+
+def _load_shard(folder: Path, first_row: int, first_document: int, unit: Unit) -> Shard:
+    try:
+        # a plain view, because indexing an np.memmap is several times slower
+        tokens = np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray)
+        rows = np.load(folder / "rows.npy", mmap_mode="r").view(np.ndarray)
+        num_documents = pq.read_metadata(folder / "documents.parquet").num_rows
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ArtifactError(f"{folder}: the shard can't be read ({error}). Delete it.") from error
+    return Shard(folder, tokens, rows, num_documents, first_row, first_document, unit)
+
+
+def _documents(shard: Shard, columns: Sequence[str]) -> pa.Table:
+    return pq.read_table(shard.path / "documents.parquet", columns=list(columns))

@@ -1,0 +1,219 @@
+"""What the pool is: its configuration and the list of its files."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import fsspec
+import msgspec
+import pyarrow as pa
+
+from dsdm.config import Config
+from dsdm.errors import DataError
+
+Container = Literal["parquet", "jsonl", "text", "arrow"]
+
+SUFFIXES: dict[str, Container] = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".txt": "text",
+    ".arrow": "arrow",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class PoolConfig(Config, frozen=True):
+    """The candidates to choose from."""
+
+    files: list[str]
+    """Paths, globs, folders and fsspec URLs (s3://...), or `hf:ID[:CONFIG][:SPLIT]` for a data set
+    of the Hugging Face hub."""
+    format: Literal["auto", "parquet", "jsonl", "text", "dataset", "tokens"] = "auto"
+    """`auto` goes by the file's name. `dataset` is a folder of `datasets.save_to_disk`; `tokens` is
+    a file of rows that are tokenized already."""
+    text: str = "text"
+    """Column that holds the text."""
+    tokens: str = "tokens"
+    """Column that holds lists of token ids, where the format is `tokens`."""
+    id: str | None = "id"
+    """Column that holds the id; where there is none, the id is the file's name and row."""
+    source: str | None = "source"
+    """Column that names where a document is from; where there is none, the file's name."""
+    text_documents: Literal["file", "line"] = "file"
+    """What one document of a plain text file is."""
+    sample: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """Share of the documents to read. Depends on a document's content alone."""
+    sample_seed: int = 0
+    """Another seed reads another sample."""
+    max_document_bytes: Annotated[int, msgspec.Meta(ge=1)] = 100_000_000
+    """A longer document or JSONL line is rejected."""
+    max_rejected_share: Share = 0.01
+    """A file with a larger share of unusable documents stops the run."""
+
+
+@dataclass(frozen=True)
+class PoolFile:
+    """One file of the pool."""
+
+    url: str
+    format: Container
+    size: int
+    """Bytes, compressed if the file is."""
+    fingerprint: str
+    """Changes with the file's address, size, or time of change (ETag in an object store)."""
+
+    @property
+    def stem(self) -> str:
+        """The file's name without folders and suffixes."""
+        return PurePosixPath(self.url).name.split(".")[0]
+
+    @property
+    def compression(self) -> str | None:
+        """`gzip`, `zstd` or None, by the file's name."""
+        return COMPRESSIONS.get(PurePosixPath(self.url).suffix.lower())
+
+
+def list_pool_files(config: PoolConfig) -> list[PoolFile]:
+    """The files of the pool: in the order given, sorted within a folder or glob, each once.
+
+    Raises:
+        DataError: nothing is there, or a file's format can't be told from its name.
+    """
+    files: dict[str, PoolFile] = {}
+    for pattern in config.files:
+        found = list(_list_pattern(pattern, config))
+        if not found:
+            raise DataError(f"{pattern}: no file matches. Correct `pool.files`.")
+        files.update({file.url: file for file in found if file.url not in files})
+    if not files:
+        raise DataError("The pool is empty: name at least one file in `pool.files`.")
+    return list(files.values())
+
+
+def _list_pattern(pattern: str, config: PoolConfig) -> Iterator[PoolFile]:
+    if pattern.startswith("hf:"):
+        yield from (pool_file(path, "arrow") for path in _download(pattern))
+        return
+    system, path = _file_system(pattern)
+    try:
+        paths = _glob(system, path) if any(c in path for c in "*?[") else [path]
+        for found in paths:
+            if not system.exists(found):
+                raise DataError(f"{pattern}: no such file or folder. Correct `pool.files`.")
+            yield from _list_path(system, str(found), config)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{pattern}: cannot be listed ({error}).") from error
+
+
+def _glob(system: Any, path: str) -> list[str]:
+    """Sorted matches; hidden files are passed, as a shell does."""
+    return [p for p in sorted(system.glob(path)) if not PurePosixPath(p).name.startswith(".")]
+
+
+def _file_system(pattern: str) -> tuple[Any, str]:
+    try:
+        system, path = fsspec.core.url_to_fs(pattern)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{pattern}: no reader for this kind of address ({error}).") from error
+    return system, path
+
+
+def _list_path(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]:
+    if not system.isdir(path):
+        yield _describe(system, path, _container(path, config.format))
+    elif system.exists(f"{path}/state.json"):
+        yield from _list_dataset(system, path)
+    elif system.exists(f"{path}/dataset_dict.json"):
+        splits = [str(p) for p in sorted(system.ls(path, detail=False)) if system.isdir(p)]
+        raise DataError(f"{path}: holds several splits; name one of {', '.join(splits)}.")
+    else:
+        yield from _list_folder(system, path, config)
+
+
+def _list_dataset(system: Any, path: str) -> Iterator[PoolFile]:
+    """The Arrow files of a folder that `datasets.save_to_disk` wrote, in its order."""
+    try:
+        state = msgspec.json.decode(system.cat_file(f"{path}/state.json"))
+        names = [entry["filename"] for entry in state["_data_files"]]
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{path}/state.json: is not what datasets writes ({error}).") from error
+    for name in names:
+        yield _describe(system, f"{path}/{name}", "arrow")
+
+
+def _list_folder(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]:
+    """The files below a folder that can be read; notes, licences and hidden files are passed."""
+    skipped = []
+    num_found = 0
+    for found in sorted(system.find(path)):
+        parts = PurePosixPath(found).relative_to(PurePosixPath(path)).parts
+        if any(part.startswith((".", "_")) for part in parts):
+            continue
+        if _suffix(found) not in SUFFIXES:
+            skipped.append(parts[-1])
+            continue
+        num_found += 1
+        yield _describe(system, found, _container(found, config.format))
+    if not num_found:
+        seen = f"it holds {', '.join(skipped[:3])}" if skipped else "it is empty"
+        raise DataError(f"{path}: no file of a known format in this folder; {seen}.")
+
+
+def _container(path: str, format: str) -> Container:
+    by_name = SUFFIXES.get(_suffix(path))
+    if format == "dataset":
+        return "arrow"
+    if format in ("parquet", "jsonl", "text"):
+        return format  # type: ignore[return-value]  # mypy does not narrow a str by `in`
+    if by_name is None or (format == "tokens" and by_name == "text"):
+        raise DataError(
+            f"{path}: unknown format `{PurePosixPath(path).suffix}`. Known are "
+            f"{', '.join(SUFFIXES)}, plain or with {', '.join(COMPRESSIONS)}; "
+            "or say what it is with `pool.format`."
+        )
+    return by_name
+
+
+def _suffix(path: str) -> str:
+    pure = PurePosixPath(path)
+    return (pure.with_suffix("") if pure.suffix.lower() in COMPRESSIONS else pure).suffix.lower()
+
+
+def pool_file(url: str, format: Container) -> PoolFile:
+    """The pool file at `url`."""
+    system, path = _file_system(url)
+    return _describe(system, path, format)
+
+
+def _describe(system: Any, path: str, format: Container) -> PoolFile:
+    info = system.info(path)
+    names = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+    version = next((str(info[name]) for name in names if name in info), "")
+    url = path if _is_local(system) else system.unstrip_protocol(path)
+    key = f"{url}\n{info['size']}\n{version}"
+    return PoolFile(url, format, int(info["size"]), hashlib.sha256(key.encode()).hexdigest()[:16])
+
+
+def _is_local(system: Any) -> bool:
+    protocols = system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
+    return "file" in protocols
+
+
+def _download(pattern: str) -> list[str]:
+    """The Arrow files in the local cache that hold a data set of the hub."""
+    import datasets
+
+    name, *rest = pattern.removeprefix("hf:").split(":")
+    split = rest[-1] if rest else "train"
+    config = rest[0] if len(rest) == 2 else None
+    try:
+        dataset = datasets.load_dataset(name, config, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{pattern}: cannot be loaded as a data set ({error}).") from error
+    return [str(file["filename"]) for file in dataset.cache_files]
