@@ -1,0 +1,52 @@
+"""Settings of directions and scores, apart from torch so that the command line starts at once."""
+
+from typing import Literal
+
+from dsdm.config import Config
+from dsdm.lm.config import Output, Precision
+
+ESTIMATOR_NAMES = ("ekfac", "gradient", "trak")
+
+
+class DirectionsConfig(Config):
+    """How directions are estimated."""
+
+    estimators: tuple[str, ...] = ("ekfac",)
+    """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature)."""
+    output: Output = "margin"
+    """What a datamodel predicts: `margin` (the paper's) or `loglik`."""
+    curvature_rows: int = 4096
+    """Rows of the pool on which the curvature is fitted."""
+    damping: float = 0.1
+    """Added to every eigenvalue, as a share of the mean eigenvalue."""
+    projection: int = 16
+    """Random projection of `trak`: each layer's gradient becomes projection x projection."""
+    labels: Literal["data", "sampled"] = "data"
+    """What `ekfac` takes its curvature at: the pool's own next tokens or the proxy's."""
+    batch_tokens: int = 8192
+    """Tokens in one forward and backward pass, padding included."""
+    precision: Precision = "float32"
+    """Of the gradients. Sums are fp32 and systems are solved in fp64 in any case."""
+    seed: int = 0
+    """Draws the sample, the projection and sampled labels."""
+
+
+class ScoresConfig(Config):
+    """How candidates are scored."""
+
+    method: Literal["auto", "forward", "backward"] = "auto"
+    """`forward` for few directions, `backward` for many; `auto` takes the cheaper."""
+    per_target: bool = False
+    """Score each target by itself, beside the mix."""
+    per_example: int = 0
+    """So many examples of each target are scored by themselves too (needs `backward`)."""
+    effect_nats: float = 0.02
+    """Forward step: the standard deviation of its effect on the calibration rows' outputs."""
+    calibration_rows: int = 128
+    """Rows on which the step is set, the forward scores are checked and directions are scaled."""
+    min_correlation: float = 0.98
+    """Forward scores that agree less with the exact derivative are an error."""
+    batch_tokens: int = 8192
+    """Tokens in one forward pass, padding included."""
+    precision: Precision = "auto"
+    """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""

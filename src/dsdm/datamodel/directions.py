@@ -1,0 +1,73 @@
+"""Directions: what an estimator makes, a scorer reads, and the seam between them.
+
+The averaged datamodel of a set of targets gives candidate x the score <u, grad f(x)> for one
+direction u in parameter space. Directions add: a mix of targets is one direction.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dsdm.errors import NumericalError
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One tensor for each parameter that it moves; higher scores along it are better."""
+
+    tensors: Mapping[str, Tensor]
+    """By name in `named_parameters`."""
+    method: str
+    """The estimator that made it."""
+    target: str
+    """What it serves: a target's name, or `mix`."""
+    proxy: str
+    """Fingerprint of the model in whose parameter space it lies."""
+
+    def scaled(self, factor: float) -> "Direction":
+        """This direction times `factor`."""
+        tensors = {name: tensor * factor for name, tensor in self.tensors.items()}
+        return Direction(tensors, self.method, self.target, self.proxy)
+
+
+def add_directions(
+    directions: Sequence[Direction], weights: Sequence[float], target: str = "mix"
+) -> Direction:
+    """The weighted sum of directions of one method in one proxy's parameter space."""
+    first = directions[0]
+    if any((d.method, d.proxy) != (first.method, first.proxy) for d in directions):
+        raise ValueError("only directions of one method and one proxy can be added")
+    tensors: dict[str, Tensor] = {}
+    for direction, weight in zip(directions, weights, strict=True):
+        for name, tensor in direction.tensors.items():
+            tensors[name] = tensors[name] + weight * tensor if name in tensors else weight * tensor
+    return Direction(tensors, first.method, target, first.proxy)
+
+
+def check_direction(direction: Direction) -> None:
+    """Raises NumericalError where the direction is NaN, infinite or zero everywhere."""
+    norms = torch.stack([tensor.double().norm() for tensor in direction.tensors.values()])
+    norm = norms.norm().item()
+    if not 0 < norm < float("inf"):
+        raise NumericalError(
+            f"direction {direction.method} for {direction.target}: its norm is {norm}. "
+            "Use more rows for the curvature or more damping."
+        )
+
+
+def save_direction(direction: Direction, path: Path) -> None:
+    """Writes the direction as one safetensors file."""
+    about = {"method": direction.method, "target": direction.target, "proxy": direction.proxy}
+    save_file({k: v.contiguous() for k, v in direction.tensors.items()}, path, metadata=about)
+
+
+def load_direction(path: Path, device: torch.device | str = "cpu") -> Direction:
+    """The direction that `save_direction` wrote."""
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Direction(tensors, **file.metadata())

@@ -1,0 +1,173 @@
+"""From a trained proxy and targets to directions that are ready to score with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from dsdm.artifacts import Draft, write_json
+from dsdm.data.batches import Rows, Subset
+from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
+from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
+from dsdm.datamodel.estimators import ESTIMATORS, Problem
+from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.scoring import calibrate, exact_scores, random_rows, scores_forward
+from dsdm.errors import NumericalError
+from dsdm.lm.model import check_finite, flops_per_token
+
+MIX = "mix"
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A proxy and what is asked of it."""
+
+    model: PreTrainedModel
+    proxy: str
+    """The proxy's fingerprint."""
+    targets: Mapping[str, Rows]
+    """The fit part of each target."""
+    weights: Mapping[str, float]
+    """What each target counts for in the mix."""
+    pool: Rows
+    """Where the curvature's sample and the calibration rows are drawn from."""
+
+
+def estimate_directions(
+    question: Question,
+    method: str,
+    config: DirectionsConfig,
+    scores: ScoresConfig,
+    draft: Draft,
+    advance: Callable[[int], None],
+) -> None:
+    """Writes one direction for each target and one for their mix, each of unit spread.
+
+    The spread of a direction is the standard deviation of its exact scores on the calibration
+    rows. Beside the directions stand `calibration.json` (spreads, and for each direction that will
+    be scored forward its step and agreement with the exact derivative) and `calibration.npz` (the
+    rows and their exact scores).
+    """
+    check_finite(question.model)
+    directions = _estimate(question, method, config, scores, draft, advance)
+    rows = random_rows(question.pool, scores.calibration_rows, seed=config.seed + 1)
+    directions, exact = _to_unit_spread(question, directions, rows, config, scores)
+    mix, spread_of_mix = _mix(directions, exact, question.weights)
+    calibration = {
+        "mix_spread": spread_of_mix,
+        "steps": _steps(question.model, [*directions, mix], rows, config, scores),
+    }
+    for direction in [*directions, mix]:
+        save_direction(direction, direction_path(draft.path, direction.target))
+    np.savez(draft.path / "calibration.npz", rows=rows.indices, **exact)
+    write_json(draft.path / CALIBRATION, calibration)
+    draft.counts["directions"] = len(directions) + 1
+
+
+def direction_path(folder: Path, target: str) -> Path:
+    """Where the direction for a target, or for the mix, is in a finished folder."""
+    return folder / f"{target}.safetensors"
+
+
+def example_name(target: str, number: int) -> str:
+    """What a single example of a target is called where a target's name is asked for."""
+    return f"{target}[{number}]"
+
+
+def scored_targets(targets: list[str], config: ScoresConfig) -> list[str]:
+    """What candidates are scored for: the mix alone, or every target, and examples on request."""
+    single = [example_name(t, i) for t in targets for i in range(config.per_example)]
+    return ([*targets, *single]) if config.per_target or single else [MIX]
+
+
+def _estimate(
+    question: Question,
+    method: str,
+    config: DirectionsConfig,
+    scores: ScoresConfig,
+    draft: Draft,
+    advance: Callable[[int], None],
+) -> list[Direction]:
+    sample = random_rows(question.pool, config.curvature_rows, seed=config.seed)
+    targets = dict(question.targets)
+    for name, rows in question.targets.items():
+        for i in range(min(scores.per_example, len(rows.lengths))):
+            targets[example_name(name, i)] = Subset(rows, np.array([i]))
+    tokens_read = 0
+
+    def count(rows: int) -> None:
+        nonlocal tokens_read
+        tokens_read += rows * int(sample.lengths.mean())
+        advance(rows)
+
+    problem = Problem(question.model, linear_layers(question.model), targets, sample, count)
+    estimated = ESTIMATORS[method](problem, config)
+    seq = int(sample.lengths.max())
+    draft.flops += 3 * tokens_read * flops_per_token(question.model, seq)
+    directions = [
+        Direction(tensors, method, target, question.proxy) for target, tensors in estimated.items()
+    ]
+    for direction in directions:
+        check_direction(direction)
+    return directions
+
+
+def _to_unit_spread(
+    question: Question,
+    directions: list[Direction],
+    rows: Subset,
+    config: DirectionsConfig,
+    scores: ScoresConfig,
+) -> tuple[list[Direction], dict[str, np.ndarray]]:
+    scaled, exact = [], {}
+    for direction in directions:
+        values = exact_scores(
+            question.model, direction, rows, config.output, scores.batch_tokens
+        )
+        spread = float(values.std())
+        if not spread > 0:
+            raise NumericalError(
+                f"direction {direction.method} for {direction.target}: its scores on "
+                f"{len(values)} rows of the pool are all the same. It can't rank candidates."
+            )
+        scaled.append(direction.scaled(1 / spread))
+        exact[direction.target] = values / spread
+    return scaled, exact
+
+
+def _mix(
+    directions: list[Direction], exact: dict[str, np.ndarray], weights: Mapping[str, float]
+) -> tuple[Direction, float]:
+    """The weighted sum at unit spread, and the spread that it had."""
+    parts = [direction for direction in directions if direction.target in weights]
+    values = sum(weights[d.target] * exact[d.target] for d in parts)
+    spread = float(np.std(values))
+    if not spread > 0:
+        raise NumericalError("the targets' directions cancel each other: set their weights.")
+    factors = [weights[d.target] / spread for d in parts]
+    return add_directions(parts, factors, MIX), spread
+
+
+def _steps(
+    model: PreTrainedModel,
+    directions: list[Direction],
+    rows: Subset,
+    config: DirectionsConfig,
+    scores: ScoresConfig,
+) -> dict[str, dict[str, float]]:
+    targets = [d.target for d in directions if d.target != MIX and "[" not in d.target]
+    wanted = scored_targets(targets, scores)
+    if not scores_forward(scores, len(wanted)):
+        return {}
+    calibrations = {
+        direction.target: calibrate(model, direction, rows, config.output, scores)
+        for direction in directions
+        if direction.target in wanted
+    }
+    return {
+        target: {"step": c.step, "correlation": c.correlation}
+        for target, c in calibrations.items()
+    }

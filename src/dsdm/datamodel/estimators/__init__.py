@@ -1,0 +1,23 @@
+"""Estimators: each turns targets into directions for one proxy, and lives in one file.
+
+An estimator is a function `(Problem, DirectionsConfig) -> {target: tensors by parameter name}`.
+To add one, write its file and name it in `ESTIMATORS`.
+"""
+
+from collections.abc import Callable
+
+from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.estimators.ekfac import estimate_ekfac
+from dsdm.datamodel.estimators.gradient import estimate_gradient
+from dsdm.datamodel.estimators.problem import Problem, Tensors
+from dsdm.datamodel.estimators.trak import estimate_trak
+
+Estimator = Callable[[Problem, DirectionsConfig], dict[str, Tensors]]
+
+ESTIMATORS: dict[str, Estimator] = {
+    "ekfac": estimate_ekfac,
+    "gradient": estimate_gradient,
+    "trak": estimate_trak,
+}
+
+__all__ = ["ESTIMATORS", "Estimator", "Problem", "Tensors"]

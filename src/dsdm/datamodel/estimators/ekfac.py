@@ -1,0 +1,96 @@
+"""EK-FAC: eigenvalue-corrected Kronecker factors at full width (George et al. 2018; Grosse et al.
+2023).
+
+For each layer, A = E[x x^T] over its inputs and S = E[g g^T] over its output gradients have
+eigenbases Q_A and Q_S. The curvature is taken as diagonal in Q_S (x) Q_A, with the exact second
+moments of the examples' gradients on its diagonal: L = E[(Q_S^T G Q_A)^2], where G sums over the
+tokens of one row. The direction is Q_S [(Q_S^T G_target Q_A) / (L + lambda)] Q_A^T.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.estimators.problem import Problem, Tensors
+from dsdm.datamodel.gradients import Layer
+
+
+@dataclass(frozen=True)
+class Eigenbasis:
+    """Orthonormal columns for the two sides of a layer's gradient."""
+
+    output: Float[Tensor, "d_out d_out"]
+    input: Float[Tensor, "d_in d_in"]
+
+    def rotate(self, matrix: Float[Tensor, "*batch d_out d_in"]) -> Tensor:
+        """The matrix in this basis."""
+        return self.output.T @ matrix @ self.input
+
+    def rotate_back(self, matrix: Float[Tensor, "d_out d_in"]) -> Tensor:
+        """The inverse of `rotate`."""
+        return self.output @ matrix @ self.input.T
+
+
+def estimate_ekfac(problem: Problem, config: DirectionsConfig) -> dict[str, Tensors]:
+    """Directions through the damped inverse of each layer's corrected eigenvalues.
+
+    The damping is relative to the layer's own mean eigenvalue.
+    """
+    bases = _eigenbases(problem, config)
+    eigenvalues = _corrected_eigenvalues(problem, config, bases)
+    directions = {}
+    for target in problem.targets:
+        gradient = problem.target_gradient(target, config)
+        tensors: Tensors = {}
+        for layer in problem.layers:
+            values = eigenvalues[layer.name]
+            rotated = bases[layer.name].rotate(layer.to_matrix(gradient))
+            solved = rotated.double() / (values + config.damping * values.mean())
+            tensors |= layer.from_matrix(bases[layer.name].rotate_back(solved.to(rotated.dtype)))
+        directions[target] = tensors
+    return directions
+
+
+def _eigenbases(problem: Problem, config: DirectionsConfig) -> dict[str, Eigenbasis]:
+    device = problem.model.device
+    inputs = {la.name: _zeros(la.d_in, la.d_in, device) for la in problem.layers}
+    grads = {la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers}
+    for factors in problem.sample_factors(config):
+        for name, layer_factors in factors.items():
+            counted = layer_factors.output_grads.flatten(0, 1)
+            # A padded position has no gradient; its input must not count either.
+            present = (counted != 0).any(1, keepdim=True)
+            x = layer_factors.inputs.flatten(0, 1) * present
+            inputs[name] += (x.T @ x).double()
+            grads[name] += (counted.T @ counted).double()
+    return {la.name: _eigenbasis(grads[la.name], inputs[la.name], la) for la in problem.layers}
+
+
+def _corrected_eigenvalues(
+    problem: Problem, config: DirectionsConfig, bases: dict[str, Eigenbasis]
+) -> dict[str, Float[Tensor, "d_out d_in"]]:
+    sums = {la.name: _zeros(la.d_out, la.d_in, problem.model.device) for la in problem.layers}
+    num_rows = 0
+    for factors in problem.sample_factors(config):
+        for name, layer_factors in factors.items():
+            basis = bases[name]
+            rotated_grads = layer_factors.output_grads @ basis.output
+            rotated_inputs = layer_factors.inputs @ basis.input
+            gradients = rotated_grads.transpose(1, 2) @ rotated_inputs
+            sums[name] += gradients.square().sum(0).double()
+        num_rows += len(gradients)
+    return {name: total / num_rows for name, total in sums.items()}
+
+
+def _eigenbasis(grads: Tensor, inputs: Tensor, layer: Layer) -> Eigenbasis:
+    dtype = layer.modules[0].weight.dtype
+    output = torch.linalg.eigh(grads / grads.diagonal().mean().clamp(min=1e-300)).eigenvectors
+    input_ = torch.linalg.eigh(inputs / inputs.diagonal().mean().clamp(min=1e-300)).eigenvectors
+    return Eigenbasis(output.to(dtype), input_.to(dtype))  # type: ignore[arg-type]
+
+
+def _zeros(rows: int, columns: int, device: torch.device) -> Tensor:
+    return torch.zeros(rows, columns, dtype=torch.float64, device=device)

@@ -1,0 +1,52 @@
+"""What every estimator is given."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import Rows, iter_batches
+from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.gradients import Layer, LayerFactors, factors_of, mean_gradient
+from dsdm.lm.outputs import sampled_labels
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One proxy, the targets' rows to fit, and the sample of the pool for its curvature."""
+
+    model: PreTrainedModel
+    layers: list[Layer]
+    targets: Mapping[str, Rows]
+    sample: Rows
+    advance: Callable[[int], None] = lambda rows: None
+    """Called with the rows done since the last call."""
+
+    def target_gradient(self, target: str, config: DirectionsConfig) -> Tensors:
+        """The mean output gradient of one target, by parameter name."""
+        names = [name for layer in self.layers for name in layer.parameter_names]
+        gradient = mean_gradient(
+            self.model,
+            self.targets[target],
+            config.output,
+            names,
+            batch_tokens=config.batch_tokens,
+            precision=config.precision,
+        )
+        self.advance(len(self.targets[target].lengths))
+        return gradient
+
+    def sample_factors(self, config: DirectionsConfig) -> Iterator[dict[str, LayerFactors]]:
+        """The layers' gradient factors for every batch of the sample, the same on every call."""
+        device = self.model.device
+        generator = torch.Generator(device).manual_seed(config.seed)
+        for indices, batch in iter_batches(self.sample, config.batch_tokens):
+            batch = batch.to(device)
+            if config.labels == "sampled":
+                batch = sampled_labels(self.model, batch, generator)
+            yield factors_of(self.model, self.layers, batch, config.output, config.precision)
+            self.advance(len(indices))

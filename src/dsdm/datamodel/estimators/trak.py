@@ -1,0 +1,102 @@
+"""TRAK as DsDm uses it for language models (Engstrom et al. 2024, section 3; Park et al. 2023).
+
+With features phi(x) = P grad f(x) and their Gram matrix G = Phi^T Phi / n over a sample of the
+pool, the averaged datamodel is v = (G + lambda I)^-1 mean phi(z), and the direction P^T v.
+
+Differs from the paper: P is two-sided for each linear layer (LoGra, Choe et al. 2024) instead of
+dense, the Gram matrix comes from a sample instead of the whole pool, and it is damped, because a
+sample has few rows for each dimension.
+"""
+
+import hashlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.estimators.problem import Problem, Tensors
+from dsdm.datamodel.gradients import Layer, LayerFactors
+
+
+def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tensors]:
+    """Directions through the damped inverse of the projected gradients' joint Gram matrix."""
+    projections = {
+        layer.name: make_projection(layer, config.projection, config.seed, problem.model.device)
+        for layer in problem.layers
+    }
+    gram = _gram(problem, config, projections)
+    damping = config.damping * gram.diagonal().mean()
+    gram.diagonal().add_(damping)
+    factor = torch.linalg.cholesky(gram)
+    directions = {}
+    for target in problem.targets:
+        gradient = problem.target_gradient(target, config)
+        phi = torch.cat(
+            [
+                (left @ layer.to_matrix(gradient) @ right.T).flatten()
+                for layer in problem.layers
+                for left, right in [projections[layer.name]]
+            ]
+        )
+        v = torch.cholesky_solve(phi.double()[:, None], factor)[:, 0].to(phi.dtype)
+        directions[target] = _lift(v, problem.layers, projections)
+    return directions
+
+
+def make_projection(
+    layer: Layer, size: int, seed: int, device: torch.device | str = "cpu"
+) -> tuple[Float[Tensor, "size d_out"], Float[Tensor, "size d_in"]]:
+    """Two Rademacher matrices that keep inner products in expectation: a function of the seed, the
+    layer's name and its shape alone."""
+    return (
+        _rademacher(min(size, layer.d_out), layer.d_out, f"{seed}/{layer.name}/left").to(device),
+        _rademacher(min(size, layer.d_in), layer.d_in, f"{seed}/{layer.name}/right").to(device),
+    )
+
+
+def project(
+    factors: LayerFactors,
+    left: Float[Tensor, "left d_out"],
+    right: Float[Tensor, "right d_in"],
+) -> Float[Tensor, "batch left*right"]:
+    """Each example's gradient G as the flattened `left @ G @ right.T`, without forming G."""
+    left = left.to(factors.inputs.dtype)
+    right = right.to(factors.inputs.dtype)
+    projected_grads = factors.output_grads @ left.T
+    projected_inputs = factors.inputs @ right.T
+    return (projected_grads.transpose(1, 2) @ projected_inputs).flatten(1)
+
+
+def _gram(
+    problem: Problem, config: DirectionsConfig, projections: dict[str, tuple[Tensor, Tensor]]
+) -> Float[Tensor, "dim dim"]:
+    dim = sum(len(left) * len(right) for left, right in projections.values())
+    gram = torch.zeros(dim, dim, dtype=torch.float64, device=problem.model.device)
+    num_rows = 0
+    for factors in problem.sample_factors(config):
+        phi = torch.cat([project(f, *projections[name]) for name, f in factors.items()], 1)
+        gram += (phi.T @ phi).double()
+        num_rows += len(phi)
+    return gram / num_rows
+
+
+def _lift(
+    v: Float[Tensor, " dim"], layers: list[Layer], projections: dict[str, tuple[Tensor, Tensor]]
+) -> Tensors:
+    tensors: Tensors = {}
+    start = 0
+    for layer in layers:
+        left, right = projections[layer.name]
+        size = len(left) * len(right)
+        block = v[start : start + size].view(len(left), len(right))
+        tensors |= layer.from_matrix(left.T.to(v.dtype) @ block @ right.to(v.dtype))
+        start += size
+    return tensors
+
+
+def _rademacher(rows: int, columns: int, key: str) -> Tensor:
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (rows, columns), generator=generator) * 2 - 1
+    return signs / rows**0.5

@@ -1,0 +1,237 @@
+"""Scores of candidates: the slope of their output along a direction, forward or backward.
+
+`score_forward` takes two forward passes for each direction; `score_backward` one forward and one
+backward pass for all directions, where they move only linear layers. Both give the same numbers.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import IGNORED, Batch, Rows, Subset, iter_batches
+from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.gradients import factors_of, linear_layers
+from dsdm.errors import NumericalError
+from dsdm.lm.config import Output
+from dsdm.lm.model import autocast
+from dsdm.lm.outputs import example_outputs, plain_token_outputs
+
+FORWARD_AT_MOST = 2
+"""Directions up to which two forward passes for each are cheaper than one backward pass."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a direction does to the calibration rows."""
+
+    spread: float
+    """Standard deviation of the exact scores: nats per unit of the direction."""
+    step: float
+    """Half the distance between the two forward passes, in units of the direction."""
+    correlation: float
+    """Of the forward scores with the exact derivative."""
+
+
+Advance = Callable[[int], None]
+
+
+def scores_forward(config: ScoresConfig, num_directions: int) -> bool:
+    """Whether so many directions are scored forward."""
+    if config.method == "auto":
+        return num_directions <= FORWARD_AT_MOST
+    return config.method == "forward"
+
+
+def calibrate(
+    model: PreTrainedModel, direction: Direction, rows: Rows, output: Output, config: ScoresConfig
+) -> Calibration:
+    """Sets the step for `score_forward` from its effect and checks it against the derivative.
+
+    Raises:
+        NumericalError: no step makes the two agree.
+    """
+    exact = exact_scores(model, direction, rows, output, config.batch_tokens)
+    spread = float(np.std(exact))
+    if not spread > 0 or not np.isfinite(spread):
+        raise NumericalError(
+            f"direction {direction.method} for {direction.target}: the spread of its scores on "
+            f"{len(exact)} rows is {spread}. The direction is not usable."
+        )
+    tried = []
+    # Curvature shows at large steps, rounding at small ones.
+    for shrink in (1, 1 / 4, 1 / 16):
+        step = shrink * config.effect_nats / spread
+        forward = score_forward(model, direction, rows, output, step, config)
+        correlation = float(np.corrcoef(exact, forward)[0, 1])
+        tried.append(f"{correlation:.4f} at step {step:.3g}")
+        if correlation >= config.min_correlation:
+            return Calibration(spread, step, correlation)
+    raise NumericalError(
+        f"direction {direction.method} for {direction.target}: forward scores disagree with the "
+        f"exact derivative on {len(exact)} rows: correlation {', '.join(tried)}; "
+        f"{config.min_correlation} is required. Set scores.method to backward, or "
+        "scores.precision to float32."
+    )
+
+
+def random_rows(rows: Rows, count: int, seed: int) -> Subset:
+    """`count` random rows in their order, all where there are fewer."""
+    rng = np.random.default_rng(seed)
+    count = min(count, len(rows.lengths))
+    return Subset(rows, np.sort(rng.choice(len(rows.lengths), count, replace=False)))
+
+
+def score_forward(
+    model: PreTrainedModel,
+    direction: Direction,
+    rows: Rows,
+    output: Output,
+    step: float,
+    config: ScoresConfig,
+    advance: Advance = lambda rows: None,
+) -> Float[np.ndarray, " rows"]:
+    """(f(theta + step u) - f(theta - step u)) / (2 step) for every row, in nats per unit of u."""
+    scores = np.zeros(len(rows.lengths))
+    above, below = perturbed(model, direction, step), perturbed(model, direction, -step)
+    with torch.inference_mode(), autocast(model.device, config.precision):
+        for indices, batch in iter_batches(rows, config.batch_tokens):
+            batch = batch.to(model.device)
+            # Differences are taken in fp64: both outputs are near each other.
+            upper = example_outputs(above, batch, output).double()
+            lower = example_outputs(below, batch, output).double()
+            scores[indices] = ((upper - lower) / (2 * step)).cpu().numpy()
+            advance(len(indices))
+    return _finite(scores, direction.method)
+
+
+def score_backward(
+    model: PreTrainedModel,
+    directions: Sequence[Direction],
+    rows: Rows,
+    output: Output,
+    config: ScoresConfig,
+    advance: Advance = lambda rows: None,
+) -> Float[np.ndarray, "rows directions"]:
+    """The exact slope of every row's output along each direction, in one pass.
+
+    Every direction must move only the layers of `gradients.linear_layers`.
+    """
+    layers = linear_layers(model)
+    covered = {name for layer in layers for name in layer.parameter_names}
+    if any(set(direction.tensors) - covered for direction in directions):
+        raise ValueError("backward scoring takes directions that move linear layers alone")
+    stacks = {
+        layer.name: torch.stack([layer.to_matrix(d.tensors) for d in directions])
+        for layer in layers
+        if layer.name in directions[0].tensors
+    }
+    layers = [layer for layer in layers if layer.name in stacks]
+    scores = np.zeros((len(rows.lengths), len(directions)))
+    for indices, batch in iter_batches(rows, config.batch_tokens):
+        batch = batch.to(model.device)
+        factors = factors_of(model, layers, batch, output, config.precision)
+        slopes = sum(
+            _contract(f.output_grads, f.inputs, stacks[name]) for name, f in factors.items()
+        )
+        scores[indices] = slopes.double().cpu().numpy()  # type: ignore[union-attr]
+        advance(len(indices))
+    return _finite(scores, directions[0].method)
+
+
+def exact_scores(
+    model: PreTrainedModel, direction: Direction, rows: Rows, output: Output, batch_tokens: int
+) -> Float[np.ndarray, " rows"]:
+    """The slope by forward-mode differentiation, in the weights' own precision.
+
+    For any parameters; about as costly as a training step. The oracle for both scorers.
+    """
+    named = dict(model.named_parameters())
+    names = list(direction.tensors)
+    weights = tuple(named[name].detach() for name in names)
+    tangents = tuple(direction.tensors[name].to(named[name]) for name in names)
+    scores = np.zeros(len(rows.lengths))
+    for indices, batch in iter_batches(rows, batch_tokens):
+        outputs = _outputs_of_parameters(model, names, batch.to(model.device), output)
+        # Only the plain attention kernel has a forward-mode derivative.
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            _, slopes = torch.func.jvp(outputs, weights, tangents)
+        scores[indices] = slopes.double().cpu().numpy()
+    return _finite(scores, direction.method)
+
+
+def perturbed(model: PreTrainedModel, direction: Direction, step: float) -> PreTrainedModel:
+    """A copy of the model moved by `step` along the direction; unmoved parameters are shared."""
+    named = dict(model.named_parameters())
+    shared = {id(p): p for name, p in named.items() if name not in direction.tensors}
+    moved: PreTrainedModel = copy.deepcopy(model, memo=shared)
+    with torch.no_grad():
+        for name, parameter in moved.named_parameters():
+            if name in direction.tensors:
+                parameter.add_(direction.tensors[name].to(parameter), alpha=step)
+    return moved
+
+
+def _outputs_of_parameters(
+    model: PreTrainedModel, names: Sequence[str], batch: Batch, output: Output
+) -> Callable[..., Tensor]:
+    counted = batch.labels != IGNORED
+
+    def outputs(*weights: Tensor) -> Float[Tensor, " batch"]:
+        # The chunked outputs have no forward-mode derivative, plain logits do.
+        adapter = _PlainOutputs(model, batch, output)
+        prefixed = {f"model.{n}": w for n, w in zip(names, weights, strict=True)}
+        values = torch.func.functional_call(adapter, prefixed, ())
+        return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+    return outputs
+
+
+class _PlainOutputs(nn.Module):
+    """`plain_token_outputs` as a module, so that `functional_call` can swap the parameters."""
+
+    def __init__(self, model: PreTrainedModel, batch: Batch, output: Output) -> None:
+        super().__init__()
+        self.model = model
+        self.batch = batch
+        self.output: Output = output
+
+    def forward(self) -> Tensor:
+        return plain_token_outputs(self.model, self.batch, self.output)
+
+
+def _contract(
+    output_grads: Float[Tensor, "batch tokens d_out"],
+    inputs: Float[Tensor, "batch tokens d_in"],
+    stack: Float[Tensor, "directions d_out d_in"],
+) -> Float[Tensor, "batch directions"]:
+    """sum_t g_t^T U x_t for each example and direction.
+
+    A few directions are cheapest applied to the inputs; for many, the example's gradient is
+    formed once.
+    """
+    _, tokens, d_out = output_grads.shape
+    stack = stack.to(inputs.dtype)
+    if len(stack) * tokens <= tokens + len(stack) * d_out:
+        moved = torch.einsum("bti,koi->bkto", inputs, stack)
+        return (moved * output_grads[:, None]).sum((2, 3))
+    gradients = output_grads.transpose(1, 2) @ inputs
+    return gradients.flatten(1) @ stack.flatten(1).T
+
+
+def _finite(scores: np.ndarray, method: str) -> np.ndarray:
+    bad = np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(1))
+    if len(bad):
+        raise NumericalError(
+            f"{method}: {len(bad)} of {len(scores)} scores are NaN or infinite, the first at row "
+            f"{bad[0]}. Check the proxy's weights and training loss."
+        )
+    return scores
+

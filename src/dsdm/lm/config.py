@@ -1,0 +1,44 @@
+"""Settings of models and training, apart from torch so that the command line starts at once."""
+
+from typing import Any, Literal
+
+from dsdm.config import Config
+
+Output = Literal["margin", "loglik"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class ModelConfig(Config):
+    """The model that is trained: a `transformers` causal language model."""
+
+    path: str | None = None
+    """Folder or hub id of a model. Give this or `config`."""
+    config: dict[str, Any] | None = None
+    """Fields of a `transformers` config, `model_type` among them; starts from random weights."""
+    pretrained: bool = True
+    """Whether a model given by `path` keeps its weights or starts from random ones."""
+
+
+class TrainConfig(Config):
+    """How a model is trained."""
+
+    lr: float = 2e-3
+    """Peak learning rate. 2e-3 suits 1-3M parameters; take 6e-4 for 125M."""
+    batch_tokens: int = 4096
+    """Tokens in one optimizer step."""
+    micro_batch_tokens: int = 8192
+    """Tokens in one forward and backward pass, padding included; lower it to save memory."""
+    warmup_share: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    min_lr_share: float = 0.1
+    """Where the cosine ends, as a share of `lr`."""
+    weight_decay: float = 0.1
+    """AdamW's, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates."""
+    clip: float = 1.0
+    """Largest norm of a step's gradient."""
+    precision: Precision = "auto"
+    """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""
+    checkpoint_seconds: float = 120.0
+    """Time between two checkpoints; a killed run loses no more than this."""

@@ -1,0 +1,133 @@
+"""Causal language models from a config, a folder or a hub id."""
+
+from pathlib import Path
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from dsdm.data.batches import Batch
+from dsdm.errors import ModelError, NumericalError
+from dsdm.lm import outputs
+from dsdm.lm.config import ModelConfig, Precision
+
+
+def load_model(config: ModelConfig, *, vocab_size: int, eos: int, seed: int) -> PreTrainedModel:
+    """The model in fp32 with dropout off; random weights are a function of `seed`.
+
+    Raises:
+        ModelError: not a causal model of `transformers`, or its vocabulary is too small.
+    """
+    if (config.path is None) == (config.config is None):
+        raise ModelError("model: give either `path` or `config`, not both and not neither.")
+    torch.manual_seed(seed)
+    try:
+        model = _load(config, vocab_size, eos)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"model {config.path or config.config}: cannot be made: {error}") from error
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < vocab_size:
+        raise ModelError(
+            f"model {config.path or config.config}: its vocabulary has {rows} entries and the "
+            f"tokenizer {vocab_size}. Use the model's own tokenizer, or a larger vocabulary."
+        )
+    _turn_off_dropout(model)
+    check_finite(model)
+    _check_head(model)
+    return model
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Writes config and safetensors weights, as `load_saved` and `transformers` read them."""
+    model.save_pretrained(folder)
+
+
+def load_saved(folder: Path) -> PreTrainedModel:
+    """The model that `save_model` wrote, in fp32, in evaluation mode."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    _turn_off_dropout(model)
+    return model.eval()
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises NumericalError where a weight is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise NumericalError(
+                f"weights: `{name}` holds NaN or infinite values. Lower the learning rate, or "
+                "use weights that are whole."
+            )
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """A context in which matrix products run in bf16, or one that changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device, precision))
+
+
+def uses_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Whether `precision` means bf16 here; `auto` takes it where the hardware multiplies in it."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def default_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def flops_per_token(model: nn.Module, seq: int) -> float:
+    """FLOPs of one forward pass per token: two per weight of each matrix product, and attention.
+
+    The convention of Kaplan et al. (2020), with the head counted and the embedding lookup not.
+    A backward pass costs twice as much.
+    """
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings().weight
+    tied = embedding is head
+    parameters = sum(p.numel() for p in model.parameters())
+    matrices = parameters if tied else parameters - embedding.numel()
+    config = model.config.get_text_config()
+    attention = 2 * config.num_hidden_layers * config.hidden_size * seq
+    return float(2 * matrices + attention)
+
+
+def _load(config: ModelConfig, vocab_size: int, eos: int) -> PreTrainedModel:
+    if config.path is not None and config.pretrained:
+        return AutoModelForCausalLM.from_pretrained(
+            config.path, dtype=torch.float32, use_safetensors=True
+        )
+    if config.path is not None:
+        model_config = AutoConfig.from_pretrained(config.path)
+    else:
+        fields = dict(config.config or {})
+        defaults = {"vocab_size": vocab_size, "bos_token_id": eos, "eos_token_id": eos}
+        model_config = AutoConfig.for_model(fields.pop("model_type"), **(defaults | fields))
+    return AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+
+
+def _turn_off_dropout(model: nn.Module) -> None:
+    """Sets every dropout to 0: proxies see each row about once, and scoring needs f to be fixed."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
+            module.attention_dropout = 0.0
+
+
+def _check_head(model: PreTrainedModel) -> None:
+    """Raises ModelError where logits are more than the head applied to the hidden states."""
+    batch = Batch(torch.arange(8)[None] % 7, torch.arange(1, 9)[None] % 7)
+    with torch.no_grad():
+        ours = outputs.token_outputs(model, batch, "loglik")
+        plain = outputs.plain_token_outputs(model, batch, "loglik")
+    if not torch.allclose(ours, plain, rtol=1e-3, atol=1e-3):
+        raise ModelError(
+            f"model {type(model).__name__}: its logits are not its output layer applied to its "
+            "last hidden state (logits are scaled or capped); such models are not supported yet."
+        )

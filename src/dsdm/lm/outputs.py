@@ -1,0 +1,152 @@
+"""What a model says of a sequence: one number per token, averaged to one number per example.
+
+The output f(x) of a sequence x is a mean over its counted tokens of
+
+- `margin`: log p - log(1 - p), the multi-class margin of DsDm and TRAK, with p clamped at
+  MAX_PROBABILITY so that a token the model is sure of can't dominate, or
+- `loglik`: log p, the negative of the loss.
+
+Higher is better for both, so a product of a target's and a candidate's gradient is a utility.
+
+Logits are the largest tensor of a small model with a real vocabulary. Here they live for
+CHUNK_TOKENS tokens at a time, in the forward and in the backward pass.
+"""
+
+from collections.abc import Iterator
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dsdm.data.batches import IGNORED, Batch
+from dsdm.lm.config import Output
+
+MAX_PROBABILITY = 1 - 1e-3
+CHUNK_TOKENS = 512
+
+
+def example_outputs(
+    model: nn.Module, batch: Batch, output: Output = "loglik"
+) -> Float[Tensor, " batch"]:
+    """The output of each example, differentiable in every parameter.
+
+    An example with no counted token has output 0.
+    """
+    values = token_outputs(model, batch, output)
+    counted = batch.labels != IGNORED
+    return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
+def token_outputs(model: nn.Module, batch: Batch, output: Output) -> Float[Tensor, "batch seq"]:
+    """The output of each token, 0 where the label is ignored."""
+    hidden = hidden_states(model, batch)
+    head = model.get_output_embeddings()
+    values = _ChunkedOutputs.apply(
+        hidden.flatten(0, 1), head.weight, head.bias, batch.labels.flatten(), output
+    )
+    return values.view(batch.labels.shape)
+
+
+def plain_token_outputs(
+    model: nn.Module, batch: Batch, output: Output
+) -> Float[Tensor, "batch seq"]:
+    """`token_outputs` through the model's own logits: slower, for any head and any transform."""
+    logits = model(input_ids=batch.inputs, use_cache=False).logits
+    values = outputs_of_logits(logits.flatten(0, 1), batch.labels.flatten(), output)
+    return values.view(batch.labels.shape)
+
+
+def hidden_states(model: nn.Module, batch: Batch) -> Float[Tensor, "batch seq width"]:
+    """The states that the output layer reads."""
+    return model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+
+
+@torch.no_grad()
+def sampled_labels(model: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
+    """The batch with each counted label drawn from the model's own prediction."""
+    hidden = hidden_states(model, batch).flatten(0, 1)
+    head = model.get_output_embeddings()
+    drawn = []
+    for part in _chunks(len(hidden)):
+        logits = _at_least_float(nn.functional.linear(hidden[part], head.weight, head.bias))
+        drawn.append(torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0])
+    labels = torch.cat(drawn).view(batch.labels.shape)
+    return Batch(batch.inputs, labels.where(batch.labels != IGNORED, IGNORED))
+
+
+def outputs_of_logits(
+    logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, " tokens"], output: Output
+) -> Float[Tensor, " tokens"]:
+    """The output of each token given its logits, in fp32 at least."""
+    logits = _at_least_float(logits)
+    index = labels.clamp(min=0)[:, None]
+    loglik = (logits.gather(1, index) - logits.logsumexp(1, keepdim=True)).squeeze(1)
+    values = loglik if output == "loglik" else _margin(loglik)
+    return values.where(labels != IGNORED, 0.0)
+
+
+def _margin(loglik: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    clamped = loglik.clamp(max=torch.tensor(MAX_PROBABILITY).log().item())
+    return clamped - torch.log1p(-clamped.exp())
+
+
+class _ChunkedOutputs(torch.autograd.Function):
+    """Token outputs from hidden states and the head, recomputing logits in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, labels, output):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        ctx.output = output
+        ctx.autocast = torch.is_autocast_enabled(hidden.device.type)
+        chunks = [
+            outputs_of_logits(nn.functional.linear(hidden[part], weight, bias), labels[part], output)
+            for part in _chunks(len(labels))
+        ]
+        return torch.cat(chunks)
+
+    @staticmethod
+    def backward(ctx, grad_values):  # type: ignore[no-untyped-def]
+        hidden, weight, bias, labels = ctx.saved_tensors
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_bias = torch.zeros_like(bias) if need_bias else None
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=ctx.autocast):
+            for part in _chunks(len(labels)):
+                logits = nn.functional.linear(hidden[part], weight, bias)
+                grad_logits = _grad_logits(logits, labels[part], grad_values[part], ctx.output)
+                if grad_hidden is not None:
+                    grad_hidden[part] = grad_logits @ weight
+                if grad_weight is not None:
+                    grad_weight += grad_logits.T @ hidden[part]
+                if grad_bias is not None:
+                    grad_bias += grad_logits.sum(0)
+        return grad_hidden, grad_weight, grad_bias, None, None
+
+
+def _grad_logits(
+    logits: Float[Tensor, "tokens vocab"],
+    labels: Int[Tensor, " tokens"],
+    grad_values: Float[Tensor, " tokens"],
+    output: Output,
+) -> Float[Tensor, "tokens vocab"]:
+    """Gradient of the weighted outputs in the logits: (1[y] - p) for log p, over 1 - p_y for the
+    margin, and 0 where the margin is clamped."""
+    probabilities = torch.softmax(_at_least_float(logits), 1)
+    index = labels.clamp(min=0)[:, None]
+    label_probability = probabilities.gather(1, index).squeeze(1)
+    weights = grad_values.where(labels != IGNORED, 0.0)
+    if output == "margin":
+        clamped = label_probability >= MAX_PROBABILITY
+        weights = weights.where(~clamped, 0.0) / (1 - label_probability).where(~clamped, 1.0)
+    grad = probabilities.mul_(-weights[:, None])
+    grad.scatter_add_(1, index, weights[:, None].to(grad.dtype))
+    return grad.to(logits.dtype)
+
+
+def _chunks(num_tokens: int) -> Iterator[slice]:
+    for start in range(0, num_tokens, CHUNK_TOKENS):
+        yield slice(start, start + CHUNK_TOKENS)
+
+
+def _at_least_float(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,236 @@
+"""Training a model on rows of tokens: AdamW, warm-up, cosine decay, clipping; resumes anywhere."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dsdm.artifacts import load_manifest, write_json, writing
+from dsdm.config import as_dict, differences
+from dsdm.data.batches import IGNORED, Batch, Rows, collate, plan_batches
+from dsdm.errors import ArtifactError, NumericalError
+from dsdm.lm.config import TrainConfig
+from dsdm.lm.model import autocast, check_finite, flops_per_token
+from dsdm.lm.outputs import token_outputs
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished training did."""
+
+    steps: int
+    tokens: int
+    flops: float
+    seconds_before: float
+    """Spent in earlier runs, where the training was interrupted."""
+    metrics: list[dict[str, float]]
+
+
+def epoch_order(indices: np.ndarray, epochs: float, seed: int) -> np.ndarray:
+    """`indices` shuffled anew for each epoch, one after the other; the last may be a part."""
+    rng = np.random.default_rng(seed)
+    passes = [rng.permutation(indices) for _ in range(math.ceil(epochs))]
+    return np.concatenate(passes)[: round(len(indices) * epochs)]
+
+
+def plan_steps(lengths: np.ndarray, batch_tokens: int) -> list[slice]:
+    """Runs of rows of about `batch_tokens` tokens each, covering all rows in their order."""
+    step_of_row = (np.cumsum(lengths, dtype=np.int64) - 1) // batch_tokens
+    starts = np.flatnonzero(np.diff(step_of_row, prepend=-1))
+    ends = [*starts[1:], len(lengths)]
+    return [slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Rows,
+    order: np.ndarray,
+    config: TrainConfig,
+    *,
+    work: Path,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> TrainResult:
+    """Trains `model` in place on `rows` in the given order, from the last checkpoint in `work`.
+
+    Args:
+        model: On the device where it is to be trained.
+        rows: Where the tokens are.
+        order: Row indices, in the order of training; a row may occur in several epochs.
+        config: Optimizer, schedule and batch.
+        work: Folder for checkpoints; it is the caller's to delete.
+        advance: Called with the tokens done since the last call.
+
+    Raises:
+        NumericalError: the loss or a weight became NaN or infinite.
+        ArtifactError: the checkpoint in `work` belongs to another training.
+    """
+    trainer = _Trainer(model, rows, order, config, work)
+    trainer.resume()
+    advance(trainer.tokens)
+    model.train()
+    while trainer.step < len(trainer.steps):
+        advance(trainer.take_step())
+    model.eval()
+    check_finite(model)
+    flops = 3 * trainer.tokens * flops_per_token(model, int(rows.lengths[order].max()))
+    return TrainResult(trainer.step, trainer.tokens, flops, trainer.seconds_before, trainer.metrics)
+
+
+class _Trainer:
+    """The state of one training: what a checkpoint holds."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: Rows,
+        order: np.ndarray,
+        config: TrainConfig,
+        work: Path,
+    ) -> None:
+        self.model = model
+        self.rows = rows
+        self.order = order
+        self.config = config
+        self.checkpoint = work / "checkpoint"
+        self.steps = plan_steps(rows.lengths[order], config.batch_tokens)
+        self.optimizer = _make_optimizer(model, config)
+        self.device = next(model.parameters()).device
+        self.inputs = {"order": _digest(order), "steps": str(len(self.steps))}
+        self.step = 0
+        self.tokens = 0
+        self.metrics: list[dict[str, float]] = []
+        self._losses: list[Tensor] = []
+        self.seconds_before = 0.0
+        self._start = self._saved = time.monotonic()
+
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._start
+
+    def take_step(self) -> int:
+        """Trains on the next batch; returns its tokens."""
+        part = self.order[self.steps[self.step]]
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(self.config, self.step, len(self.steps))
+        self._losses.append(self._backward(part))
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        tokens = int(self.rows.lengths[part].sum())
+        self.step += 1
+        self.tokens += tokens
+        if self.step % 20 == 0 or self.step == len(self.steps):
+            self._log()
+            if time.monotonic() - self._saved > self.config.checkpoint_seconds:
+                self.save()
+        return tokens
+
+    def _backward(self, part: np.ndarray) -> Tensor:
+        batches = [batch.to(self.device) for batch in self._micro_batches(part)]
+        counted = sum((batch.labels != IGNORED).sum() for batch in batches)
+        loss = torch.zeros((), device=self.device)
+        for batch in batches:
+            with autocast(self.device, self.config.precision):
+                values = token_outputs(self.model, batch, "loglik")
+            micro_loss = -values.sum() / counted
+            micro_loss.backward()  # type: ignore[no-untyped-call]
+            loss += micro_loss.detach()
+        return loss
+
+    def _micro_batches(self, part: np.ndarray) -> Iterator[Batch]:
+        for indices in plan_batches(self.rows.lengths[part], self.config.micro_batch_tokens):
+            yield collate([self.rows.row(int(i)) for i in part[indices]])
+
+    def _log(self) -> None:
+        loss = torch.stack(self._losses).mean().item()
+        self._losses = []
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"training: the loss is {loss} at step {self.step} of {len(self.steps)}. "
+                f"Lower the learning rate (lr is {self.config.lr})."
+            )
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.metrics.append({"step": self.step, "tokens": self.tokens, "loss": loss, "lr": lr})
+
+    def save(self) -> None:
+        """Writes a checkpoint; the one before is replaced only once this one is whole."""
+        with writing(self.checkpoint, config=self.config, inputs=self.inputs) as draft:
+            weights = {name: p.detach() for name, p in self.model.named_parameters()}
+            save_file({k: v.contiguous() for k, v in weights.items()}, draft.path / "weights.safetensors")
+            save_file(_optimizer_tensors(self.optimizer), draft.path / "optimizer.safetensors")
+            progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds()}
+            write_json(draft.path / "progress.json", {**progress, "metrics": self.metrics})
+        self._saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Continues from the checkpoint, where there is one."""
+        manifest = load_manifest(self.checkpoint)
+        if manifest is None:
+            return
+        changes = differences(manifest.config, as_dict(self.config))
+        changes += differences(manifest.inputs, self.inputs)
+        if changes:
+            raise ArtifactError(
+                f"{self.checkpoint}: belongs to another training ({'; '.join(changes)}). "
+                "Restore the old setting, or delete this folder to begin this training again."
+            )
+        weights = load_file(self.checkpoint / "weights.safetensors")
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(weights[name])
+        _load_optimizer(self.optimizer, load_file(self.checkpoint / "optimizer.safetensors"))
+        progress: dict[str, Any] = json.loads((self.checkpoint / "progress.json").read_text())
+        self.step, self.tokens = progress["step"], progress["tokens"]
+        self.metrics, self.seconds_before = progress["metrics"], progress["seconds"]
+
+
+def _digest(order: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(order, np.int64).tobytes()).hexdigest()
+
+
+def _learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
+    warmup = max(1, round(config.warmup_share * num_steps))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, num_steps - warmup)
+    floor = config.min_lr_share
+    return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _make_optimizer(model: PreTrainedModel, config: TrainConfig) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def _optimizer_parameters(optimizer: torch.optim.Optimizer) -> Sequence[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{i}.{name}": value.contiguous()
+        for i, parameter in enumerate(_optimizer_parameters(optimizer))
+        for name, value in optimizer.state[parameter].items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = _optimizer_parameters(optimizer)
+    for key, value in tensors.items():
+        index, name = key.split(".")
+        parameter = parameters[int(index)]
+        optimizer.state[parameter][name] = value.to(parameter.device)

@@ -1,0 +1,134 @@
+"""Scorers against each other and against a loop of autograd."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import collate
+from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.directions import Direction, add_directions
+from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.scoring import (
+    calibrate,
+    exact_scores,
+    score_backward,
+    score_forward,
+)
+from dsdm.errors import NumericalError
+from dsdm.lm.config import Output
+from dsdm.lm.outputs import example_outputs
+from tests.conftest import ListRows, random_rows, tiny_model
+
+CONFIG = ScoresConfig(precision="float32", batch_tokens=24, calibration_rows=8)
+
+
+def random_direction(model: PreTrainedModel, seed: int = 0, *, every: bool = False) -> Direction:
+    generator = torch.Generator().manual_seed(seed)
+    names = [n for layer in linear_layers(model) for n in layer.parameter_names]
+    named = dict(model.named_parameters())
+    if every:
+        names = list(named)
+    tensors = {
+        n: torch.randn(named[n].shape, generator=generator, dtype=torch.float64) for n in names
+    }
+    return Direction(tensors, "random", "mix", "p")
+
+
+def slopes_by_autograd(
+    model: PreTrainedModel, direction: Direction, rows: ListRows, output: Output
+) -> np.ndarray:
+    named = dict(model.named_parameters())
+    parameters = [named[name] for name in direction.tensors]
+    slopes = []
+    for row in rows.rows:
+        f = example_outputs(model, collate([row]), output).sum()
+        gradients = torch.autograd.grad(f, parameters)
+        pairs = zip(gradients, direction.tensors.values(), strict=True)
+        slopes.append(sum((g * u).sum() for g, u in pairs).item())
+    return np.array(slopes)
+
+
+@pytest.mark.parametrize("output", ["margin", "loglik"])
+def test_backward_scores_equal_autograd(model: PreTrainedModel, output: Output) -> None:
+    rows = random_rows(7)
+    directions = [random_direction(model, seed) for seed in range(3)]
+    scores = score_backward(model, directions, rows, output, CONFIG)
+    for k, direction in enumerate(directions):
+        expected = slopes_by_autograd(model, direction, rows, output)
+        np.testing.assert_allclose(scores[:, k], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_exact_scores_equal_autograd(model: PreTrainedModel, every: bool) -> None:
+    rows = random_rows(5)
+    direction = random_direction(model, every=every)
+    scores = exact_scores(model, direction, rows, "margin", 24)
+    expected = slopes_by_autograd(model, direction, rows, "margin")
+    np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_forward_scores_converge_to_the_exact_derivative(model: PreTrainedModel) -> None:
+    rows = random_rows(5)
+    direction = random_direction(model, every=True)
+    exact = exact_scores(model, direction, rows, "margin", 24)
+    forward = score_forward(model, direction, rows, "margin", 1e-5, CONFIG)
+    np.testing.assert_allclose(forward, exact, rtol=1e-5, atol=1e-7)
+
+
+def test_scoring_leaves_the_model_as_it_was(model: PreTrainedModel) -> None:
+    rows = random_rows(3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    direction = random_direction(model)
+    score_backward(model, [direction], rows, "margin", CONFIG)
+    score_forward(model, direction, rows, "margin", 1e-3, CONFIG)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.requires_grad
+        assert parameter.grad is None
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_batch_size_changes_nothing() -> None:
+    model, rows = tiny_model(), random_rows(9)
+    direction = random_direction(model)
+    one = ScoresConfig(batch_tokens=1, precision="float32")
+    many = ScoresConfig(batch_tokens=1000, precision="float32")
+    np.testing.assert_allclose(
+        score_backward(model, [direction], rows, "loglik", one),
+        score_backward(model, [direction], rows, "loglik", many),
+        rtol=1e-9,
+    )
+
+
+def test_permuting_candidates_permutes_scores() -> None:
+    model, rows = tiny_model(), random_rows(9)
+    order = np.random.default_rng(0).permutation(9)
+    shuffled = ListRows([rows.rows[i] for i in order])
+    direction = random_direction(model)
+    scores = score_backward(model, [direction], rows, "loglik", CONFIG)
+    again = score_backward(model, [direction], shuffled, "loglik", CONFIG)
+    np.testing.assert_allclose(again, scores[order], rtol=1e-9)
+
+
+def test_scores_are_linear_in_the_direction() -> None:
+    model, rows = tiny_model(), random_rows(4)
+    one, two = random_direction(model, 1), random_direction(model, 2)
+    mix = add_directions([one, two], [2.0, -0.5])
+    scores = score_backward(model, [one, two, mix], rows, "margin", CONFIG)
+    np.testing.assert_allclose(scores[:, 2], 2 * scores[:, 0] - 0.5 * scores[:, 1], rtol=1e-9)
+
+
+def test_calibration_sets_the_step_from_the_effect() -> None:
+    model, rows = tiny_model(), random_rows(8)
+    direction = random_direction(model).scaled(37.0)
+    calibration = calibrate(model, direction, rows, "margin", CONFIG)
+    assert calibration.correlation > 0.98
+    assert calibration.step * calibration.spread <= CONFIG.effect_nats + 1e-12
+
+
+def test_disagreement_with_the_derivative_is_an_error_with_the_numbers() -> None:
+    model, rows = tiny_model(), random_rows(8)
+    config = ScoresConfig(effect_nats=1e6, precision="float32")
+    with pytest.raises(NumericalError, match=r"correlation -?\d\.\d+ at step"):
+        calibrate(model, random_direction(model), rows, "margin", config)
