@@ -1,0 +1,148 @@
+"""The command line: `dsdm run`, `status`, `select`, `report`, `new`."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dsdm.errors import ConfigError, DsdmError
+
+DESCRIPTION = "Choose the training data that makes your language model better at your tasks."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, or 2 for an error that the user can act on."""
+    # No download unless a hub id is named, and no warning about forked tokenizers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    parsed, rest = _parser().parse_known_args(arguments)
+    logging.basicConfig(level=logging.INFO if parsed.verbose else logging.ERROR)
+    try:
+        overrides = _overrides(rest)
+        if overrides and not hasattr(parsed, "takes_overrides"):
+            raise ConfigError(f"`dsdm {parsed.command}` does not take --{overrides[0][0]}.")
+        parsed.function(parsed, overrides)
+    except DsdmError as error:
+        print(f"dsdm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dsdm: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from dsdm.experiment import load_experiment
+
+    experiment = load_experiment(parsed.file, overrides)
+    if parsed.dry_run:
+        from dsdm.pipeline.forecast import forecast
+
+        print(forecast(experiment))
+        return
+    from dsdm.pipeline import redo, run_experiment
+    from dsdm.pipeline.summary import summary_lines
+
+    if parsed.redo:
+        redo(experiment, parsed.redo)
+    run = run_experiment(experiment, until=parsed.until, announce=_announce)
+    for line in summary_lines(run):
+        print(line)
+
+
+def _announce(stage: str, made: int, total: int) -> None:
+    if total:
+        print(f"{stage:12} {made} made, {total - made} already done", file=sys.stderr, flush=True)
+
+
+def _status(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from dsdm.experiment import load_experiment
+    from dsdm.pipeline import run_status
+
+    experiment = load_experiment(parsed.file, overrides)
+    for status in run_status(experiment):
+        name = status.work.path.relative_to(experiment.folder)
+        print(f"{status.state:8} {name}  {'; '.join(status.changes)}".rstrip())
+
+
+def _select(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from dsdm.pipeline.reselect import reselect
+
+    budget = {
+        "tokens": parsed.tokens,
+        "candidates": parsed.candidates,
+        "fraction": parsed.fraction,
+    }
+    given = {name: value for name, value in budget.items() if value is not None}
+    print(reselect(parsed.scores, given, overrides, parsed.out))
+
+
+def _report(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from dsdm.pipeline.report import write_run_report
+
+    print(write_run_report(parsed.run))
+
+
+def _new(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from dsdm.template import write_template
+
+    write_template(parsed.file)
+    print(f"{parsed.file}: edit it, then `dsdm run {parsed.file}`.")
+
+
+def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
+    """`--train.lr 1e-3` and `--train.lr=1e-3` as pairs."""
+    pairs = []
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ConfigError(f"{word!r}: unexpected. Overrides look like --proxies.train.lr 1e-3.")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise ConfigError(f"--{name}: needs a value.")
+            value = words.pop(0)
+        pairs.append((name, value))
+    return pairs
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("dsdm", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--verbose", action="store_true", help="log what libraries have to say")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="do every stage that is missing, in order")
+    run.add_argument("file", type=Path, help="experiment, a YAML file")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--redo", metavar="STAGE", help="delete what a stage has made, and make it")
+    run.add_argument("--dry-run", action="store_true", help="say what it will cost, do nothing")
+    run.set_defaults(function=_run, takes_overrides=True)
+
+    status = commands.add_parser("status", help="say what is done, missing or stale, and why")
+    status.add_argument("file", type=Path, help="experiment, a YAML file")
+    status.set_defaults(function=_status, takes_overrides=True)
+
+    select = commands.add_parser("select", help="select again from finished scores")
+    select.add_argument("scores", type=Path, help="scores folder of a run")
+    budget = select.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--tokens", type=float, help="budget in tokens, such as 1e9")
+    budget.add_argument("--candidates", type=int, help="budget in documents or rows")
+    budget.add_argument("--fraction", type=float, help="budget as a share of the pool's tokens")
+    select.add_argument("--out", type=Path, required=True, help="folder for selection and dataset")
+    select.set_defaults(function=_select, takes_overrides=True)
+
+    report = commands.add_parser("report", help="write the report of a run, one HTML file")
+    report.add_argument("run", type=Path, help="folder of the run")
+    report.set_defaults(function=_report)
+
+    new = commands.add_parser("new", help="write a commented template of an experiment")
+    new.add_argument("file", type=Path, help="YAML file to write")
+    new.set_defaults(function=_new)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

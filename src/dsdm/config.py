@@ -1,0 +1,97 @@
+"""Reading configuration: YAML with dotted overrides into frozen, checked classes.
+
+Each configuration class stands beside the function it serves; `experiment.py` composes them.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from dsdm.errors import ConfigError
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every configuration class: immutable, unknown keys are errors."""
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def load_config(
+    path: Path, config_type: type[ConfigT], overrides: Sequence[tuple[str, str]] = ()
+) -> ConfigT:
+    """The configuration in a YAML file, with `("train.lr", "1e-3")`-like overrides applied.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds an unknown key or a wrong type.
+    """
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
+    for name, text in overrides:
+        _override(raw, name, text)
+    return parse_config(raw, config_type, where=str(path))
+
+
+def parse_config(raw: object, config_type: type[ConfigT], where: str) -> ConfigT:
+    """`raw` as a checked `config_type`; `where` opens the message of a ConfigError."""
+    try:
+        return msgspec.convert(raw, config_type)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}.") from error
+
+
+def as_dict(config: object) -> Any:
+    """Plain dicts, lists and scalars with the same content, as a JSON file gives them back."""
+    return msgspec.json.decode(msgspec.json.encode(config, order="sorted"))
+
+
+def fingerprint(value: object) -> str:
+    """16 hexadecimal digits that depend on the content of `value` alone."""
+    encoded = msgspec.json.encode(value, order="sorted")
+    return hashlib.sha256(encoded).hexdigest()[:16]
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Lines such as `proxies.count: 2 -> 4` for every field that differs."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in sorted({*old, *new}):
+            name = f"{prefix}.{key}" if prefix else str(key)
+            lines += differences(old.get(key), new.get(key), name)
+        return lines
+    return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, reading `1e-3` as the number that everybody means."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _override(raw: dict[str, Any], name: str, text: str) -> None:
+    *parents, leaf = name.split(".")
+    node = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--{name}: `{parent}` is not a section.")
+    try:
+        node[leaf] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--{name} {text}: is not a YAML value.") from error

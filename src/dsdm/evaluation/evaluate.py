@@ -1,0 +1,23 @@
+"""Loss of a model on targets."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import Rows, iter_batches
+from dsdm.lm.config import Precision
+from dsdm.lm.model import autocast
+from dsdm.lm.outputs import example_outputs
+
+
+def example_losses(
+    model: PreTrainedModel, rows: Rows, *, batch_tokens: int, precision: Precision = "auto"
+) -> Float[np.ndarray, " rows"]:
+    """The loss of each row in nats a counted token."""
+    losses = np.zeros(len(rows.lengths))
+    with torch.inference_mode(), autocast(model.device, precision):
+        for indices, batch in iter_batches(rows, batch_tokens):
+            outputs = example_outputs(model, batch.to(model.device), "loglik")
+            losses[indices] = -outputs.double().cpu().numpy()
+    return losses

@@ -1,0 +1,101 @@
+"""A whole experiment: the one file that composes every stage's settings."""
+
+from pathlib import Path
+
+import msgspec
+
+from dsdm.config import Config, load_config
+from dsdm.data.export import ExportConfig
+from dsdm.data.packing import ExamplesConfig
+from dsdm.data.pool import PoolConfig
+from dsdm.data.tasks import TargetConfig
+from dsdm.data.tokenizer import TokenizerConfig
+from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
+from dsdm.errors import ConfigError
+from dsdm.evaluation.arms import CompareConfig
+from dsdm.lm.config import ModelConfig, TrainConfig
+from dsdm.selection import SelectionConfig
+
+
+class ProxiesConfig(Config):
+    """The models that the datamodel is estimated on."""
+
+    count: int = 2
+    """How many; the scores' noise falls with it, the cost rises."""
+    fraction: float = 0.4
+    """Share of the pool's rows that each proxy is trained on, drawn anew for each."""
+    epochs: float = 1.0
+    """Passes over that share."""
+    train: TrainConfig = TrainConfig()
+    """Optimizer and schedule."""
+
+
+class Experiment(Config):
+    """Everything that `dsdm run` needs to know."""
+
+    run: str
+    """Folder of the run; stages and their results are folders in it."""
+    pool: PoolConfig
+    targets: tuple[TargetConfig, ...]
+    model: ModelConfig
+    """The proxies' model, and the target models' where `compare.model` names no other."""
+    selection: SelectionConfig
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    examples: ExamplesConfig = ExamplesConfig()
+    drop_overlap: bool = False
+    """Leave out pool documents that share 13 words in a row with a target."""
+    proxies: ProxiesConfig = ProxiesConfig()
+    directions: DirectionsConfig = DirectionsConfig()
+    scores: ScoresConfig = ScoresConfig()
+    method: str | None = None
+    """The estimator whose scores select; None: the first of `directions.estimators`."""
+    export: ExportConfig = ExportConfig()
+    compare: CompareConfig | None = None
+    """Train and evaluate models on the selection and on controls; None: don't."""
+    seed: int = 0
+    """Draws the proxies' subsets and initial weights."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuses settings that contradict each other."""
+        names = [target.name for target in self.targets]
+        if not names:
+            raise ValueError("`targets` must name at least one target")
+        if len(set(names)) < len(names) or "mix" in names:
+            raise ValueError(f"target names must differ and none may be `mix`, got {names}")
+        if self.method is not None and self.method not in self.directions.estimators:
+            raise ValueError(f"`method` {self.method!r} is not in `directions.estimators`")
+        if not self.proxies.count >= 1 or not 0 < self.proxies.fraction <= 1:
+            raise ValueError("`proxies` needs count >= 1 and fraction above 0, at most 1")
+
+    @property
+    def selecting_method(self) -> str:
+        """The estimator whose scores select."""
+        return self.method or self.directions.estimators[0]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return Path(self.run)
+
+
+def load_experiment(path: Path, overrides: list[tuple[str, str]]) -> Experiment:
+    """The experiment in a YAML file.
+
+    Raises:
+        ConfigError: a key is unknown, a value has the wrong type, or two settings conflict.
+    """
+    experiment = load_config(path, Experiment, overrides)
+    unknown = set(experiment.directions.estimators) - set(ESTIMATOR_NAMES)
+    if unknown or not experiment.directions.estimators:
+        raise ConfigError(
+            f"{path}: directions.estimators {sorted(unknown) or 'is empty'}: known are "
+            f"{', '.join(ESTIMATOR_NAMES)}."
+        )
+    return experiment
+
+
+def save_experiment(experiment: Experiment, path: Path) -> None:
+    """Writes the experiment as YAML that `load_experiment` reads."""
+    path.write_bytes(msgspec.yaml.encode(experiment, order="sorted"))

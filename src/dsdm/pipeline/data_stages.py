@@ -1,0 +1,105 @@
+"""The stages that turn files into rows of tokens: tokenizer, examples, targets, overlap."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from dsdm.artifacts import Draft
+from dsdm.config import as_dict
+from dsdm.data.documents import read_sample
+from dsdm.data.overlap import count_overlap
+from dsdm.data.packing import pack_file
+from dsdm.data.tasks import TargetConfig, read_target_texts, write_target
+from dsdm.data.tokenizer import make_tokenizer
+from dsdm.pipeline.run import PoolShard, Run
+from dsdm.pipeline.work import Advance, Work, fingerprints, progress
+
+
+def tokenizer_work(run: Run) -> Iterator[Work]:
+    """The tokenizer: the given one, or one trained on the pool."""
+    path = run.folder / "tokenizer"
+    yield Work("tokenizer", path, run.experiment.tokenizer, {}, partial(_make_tokenizer, run))
+
+
+def examples_work(run: Run) -> Iterator[Work]:
+    """One shard of packed rows for each file of the pool."""
+    (tokenizer,) = tokenizer_work(run)
+    for shard in run.shards:
+        inputs = {"pool file": shard.file.fingerprint, "tokenizer": tokenizer.fingerprint}
+        config = [_content(run), run.experiment.examples]
+        path = run.folder / "examples" / shard.name
+        yield Work("examples", path, config, inputs, partial(_pack, run, shard))
+
+
+def targets_work(run: Run) -> Iterator[Work]:
+    """The rows of each target, in three parts."""
+    (tokenizer,) = tokenizer_work(run)
+    row_tokens = run.experiment.examples.row_tokens
+    for target in run.experiment.targets:
+        config = {"target": _without_weight(target), "row_tokens": row_tokens}
+        path = run.folder / "targets" / target.name
+        inputs = {"tokenizer": tokenizer.fingerprint}
+        yield Work("targets", path, config, inputs, partial(_write_target, run, target))
+
+
+def overlap_work(run: Run) -> Iterator[Work]:
+    """Which pool documents and target examples share 13 words in a row."""
+    inputs = fingerprints([*examples_work(run), *targets_work(run)])
+    yield Work("overlap", run.folder / "overlap", {}, inputs, partial(_count_overlap, run))
+
+
+def _make_tokenizer(run: Run, draft: Draft) -> None:
+    config = run.experiment.tokenizer
+    first = [shard.file for shard in run.shards if shard.is_first]
+    sample = read_sample(first, run.experiment.pool, config.sample_bytes)
+    tokenizer = make_tokenizer(config, (d.text for d in sample if d.text is not None))
+    tokenizer.save(draft.path)
+    draft.counts["vocab_size"] = tokenizer.vocab_size
+
+
+def _pack(run: Run, shard: PoolShard, draft: Draft) -> None:
+    experiment = run.experiment
+    earlier = [run.folder / "examples" / other.name for other in run.shards[: shard.number]]
+    pack_file(shard.file, experiment.pool, experiment.examples, run.tokenizer, earlier, draft)
+
+
+def _write_target(run: Run, target: TargetConfig, draft: Draft) -> None:
+    write_target(target, run.tokenizer, run.experiment.examples.row_tokens, draft)
+
+
+def _count_overlap(run: Run, draft: Draft) -> None:
+    with progress("overlap", run.examples.num_candidates, "candidates") as advance:
+        found = count_overlap(
+            {target.name: _target_texts(run, target) for target in run.experiment.targets},
+            _pool_texts(run, advance),
+        )
+    for name, overlap in found.items():
+        draft.counts[name] = {
+            "examples": overlap.num_examples,
+            "overlapping": overlap.num_overlapping,
+            "candidates": len(overlap.candidates),
+        }
+    every = [overlap.candidates for overlap in found.values()]
+    np.save(draft.path / "candidates.npy", np.unique(np.concatenate(every)))
+
+
+def _pool_texts(run: Run, advance: Advance) -> Iterator[tuple[int, str]]:
+    for candidate in range(run.examples.num_candidates):
+        yield candidate, run.examples.text_of(candidate, run.tokenizer)
+        advance(1)
+
+
+def _target_texts(run: Run, target: TargetConfig) -> Iterator[str]:
+    folder = run.folder / "targets" / target.name
+    for context, answer in read_target_texts(folder, ("fit", "tune", "report")):
+        yield context + answer
+
+
+def _content(run: Run) -> dict[str, object]:
+    """The pool's settings that decide what is in a shard: all but the list of files."""
+    return {key: value for key, value in as_dict(run.experiment.pool).items() if key != "files"}
+
+
+def _without_weight(target: TargetConfig) -> dict[str, object]:
+    return {key: value for key, value in as_dict(target).items() if key != "weight"}

@@ -1,0 +1,167 @@
+"""The stages that use models of the pool: proxies, directions, scores."""
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dsdm.artifacts import Draft, write_json
+from dsdm.config import as_dict, fingerprint
+from dsdm.data.batches import Rows, Subset
+from dsdm.data.tasks import Part
+from dsdm.lm.config import ModelConfig, TrainConfig
+from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
+from dsdm.pipeline.run import Run
+from dsdm.pipeline.scores_table import SCORES, scores_table
+from dsdm.pipeline.work import Work, fingerprints, progress
+
+
+def proxies_work(run: Run) -> Iterator[Work]:
+    """The proxies, each trained on its own random share of the pool."""
+    experiment = run.experiment
+    shards = zip(run.shards, examples_work(run), strict=True)
+    inputs = fingerprints([*tokenizer_work(run), *(w for shard, w in shards if shard.is_first)])
+    inputs |= _dropped(run)
+    for number in range(experiment.proxies.count):
+        config = {
+            "model": experiment.model,
+            "fraction": experiment.proxies.fraction,
+            "epochs": experiment.proxies.epochs,
+            "train": training_content(experiment.proxies.train),
+            "seed": [experiment.seed, number],
+        }
+        path = run.folder / "proxies" / str(number)
+        yield Work("proxies", path, config, inputs, partial(_train_proxy, run, number))
+
+
+def directions_work(run: Run) -> Iterator[Work]:
+    """One folder for each estimator and proxy: directions of unit spread, and their calibration."""
+    experiment = run.experiment
+    targets = fingerprints(list(targets_work(run)))
+    for method in experiment.directions.estimators:
+        for number, proxy in enumerate(proxies_work(run)):
+            config = {
+                "estimator": method,
+                "weights": {target.name: target.weight for target in experiment.targets},
+                "directions": _without(experiment.directions, "estimators"),
+                "scores": experiment.scores,
+            }
+            make = partial(_estimate, run, method, number, proxy.fingerprint)
+            path = run.folder / "directions" / method / str(number)
+            yield Work("directions", path, config, fingerprints([proxy]) | targets, make)
+
+
+def scores_work(run: Run) -> Iterator[Work]:
+    """One shard of scores for each shard of examples."""
+    directions = fingerprints(list(directions_work(run)))
+    for shard, examples in zip(run.shards, examples_work(run), strict=True):
+        inputs = fingerprints([examples]) | directions
+        path = run.folder / "scores" / shard.name
+        yield Work("scores", path, {}, inputs, partial(_score, run, shard.number))
+
+
+def usable_rows(run: Run) -> np.ndarray:
+    """Rows of the first pool, in order, without those of dropped candidates."""
+    rows = np.arange(run.num_first_rows)
+    return rows[~np.isin(run.examples.candidate_of_row[rows], run.droppable)]
+
+
+def target_rows(run: Run, part: Part) -> dict[str, Rows]:
+    """One part of every target, by name."""
+    return {target.name: run.target(target.name, part) for target in run.experiment.targets}
+
+
+def derived_seed(*purpose: object) -> int:
+    """A seed of its own for every purpose."""
+    return int(fingerprint(list(purpose))[:8], 16) % (2**31)
+
+
+def training_content(train: TrainConfig) -> dict[str, Any]:
+    """The settings of a training that decide its result."""
+    return _without(train, "checkpoint_seconds")
+
+
+def train_model(
+    run: Run, model: ModelConfig, train: TrainConfig, order: np.ndarray, seed: int, draft: Draft
+) -> None:
+    """Trains a model on rows of the pool into the draft, from where a killed run left it."""
+    from dsdm.lm.model import load_model, save_model
+    from dsdm.lm.train import train as train_on_rows
+
+    vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
+    trained = load_model(model, vocab_size=vocab_size, eos=eos, seed=seed).to(run.device)
+    # Beside the draft, which is emptied when a killed run begins again.
+    work = draft.path.with_suffix(".training")
+    title = "/".join(draft.path.with_suffix("").parts[-2:]).replace(".", "")
+    tokens = int(run.examples.lengths[order].sum())
+    with progress(title, tokens, "tokens") as advance:
+        result = train_on_rows(trained, run.examples, order, train, work=work, advance=advance)
+    save_model(trained, draft.path)
+    write_json(draft.path / "metrics.json", result.metrics)
+    draft.counts.update(steps=result.steps, tokens=result.tokens, loss=result.metrics[-1]["loss"])
+    draft.flops += result.flops
+    draft.seconds_before = result.seconds_before
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _train_proxy(run: Run, number: int, draft: Draft) -> None:
+    from dsdm.lm.train import epoch_order
+
+    experiment, proxies = run.experiment, run.experiment.proxies
+    seed = derived_seed(experiment.seed, "proxy", number)
+    rows = usable_rows(run)
+    count = max(1, round(proxies.fraction * len(rows)))
+    subset = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+    np.save(draft.path / "subset.npy", subset)
+    order = epoch_order(subset, proxies.epochs, seed)
+    train_model(run, experiment.model, proxies.train, order, seed, draft)
+
+
+def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> None:
+    from dsdm.datamodel.estimate import Question, estimate_directions
+
+    experiment = run.experiment
+    question = Question(
+        model=run.proxy(number),
+        proxy=proxy,
+        targets=target_rows(run, "fit"),
+        weights={target.name: target.weight for target in experiment.targets},
+        pool=Subset(run.examples, usable_rows(run)),
+    )
+    with progress(f"directions/{method}/{number}", None, "rows") as advance:
+        estimate_directions(
+            question, method, experiment.directions, experiment.scores, draft, advance
+        )
+
+
+def _score(run: Run, number: int, draft: Draft) -> None:
+    from dsdm.datamodel.score_shard import score_shard
+
+    experiment, shard = run.experiment, run.examples.shards[number]
+    rows = Subset(run.examples, shard.first_row + np.arange(shard.num_rows))
+    num_models = len(experiment.directions.estimators) * experiment.proxies.count
+    with progress(f"scores/{number:05d}", shard.num_rows * num_models, "rows") as advance:
+        columns, draft.flops = score_shard(
+            rows,
+            run.folder / "directions",
+            experiment.directions.estimators,
+            [partial(run.proxy, i) for i in range(experiment.proxies.count)],
+            {target.name: target.weight for target in experiment.targets},
+            experiment.directions.output,
+            experiment.scores,
+            advance,
+        )
+    table = scores_table(run.examples, shard, columns, experiment.selecting_method)
+    pq.write_table(table, draft.path / SCORES)
+    draft.counts.update(candidates=len(table), columns=len(table.column_names))
+
+
+def _dropped(run: Run) -> dict[str, str]:
+    return fingerprints(list(overlap_work(run))) if run.experiment.drop_overlap else {}
+
+
+def _without(config: object, *names: str) -> dict[str, Any]:
+    return {key: value for key, value in as_dict(config).items() if key not in names}

@@ -1,0 +1,118 @@
+"""The stages that choose: the merged scores, the selection, the dataset that is exported."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsdm.artifacts import Draft
+from dsdm.config import as_dict
+from dsdm.data.export import export_dataset
+from dsdm.data.near_duplicates import NearDuplicates
+from dsdm.pipeline.data_stages import examples_work
+from dsdm.pipeline.model_stages import scores_work
+from dsdm.pipeline.run import Run
+from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores, merge_scores
+from dsdm.pipeline.work import Work, fingerprints
+from dsdm.selection import Scores, SelectionConfig, select
+
+SELECTION = "selection.parquet"
+
+
+def merged_scores_work(run: Run) -> Iterator[Work]:
+    """All shards' scores in one file."""
+    inputs = fingerprints(list(scores_work(run)))
+    yield Work("scores", run.folder / "scores" / "all", {}, inputs, partial(_merge, run))
+
+
+def selection_work(run: Run) -> Iterator[Work]:
+    """The candidates that are kept."""
+    config = {"selection": run.experiment.selection, "method": run.experiment.selecting_method}
+    inputs = fingerprints(list(merged_scores_work(run)))
+    make = partial(_select, run, run.experiment.selection)
+    yield Work("selection", run.folder / "selection", config, inputs, make)
+
+
+def dataset_work(run: Run) -> Iterator[Work]:
+    """The selected documents or rows, ready to train on."""
+    inputs = fingerprints(list(selection_work(run)))
+    make = partial(_export, run, run.folder / "selection")
+    yield Work("dataset", run.folder / "dataset", run.experiment.export, inputs, make)
+
+
+def reselect_work(run: Run, selection: SelectionConfig, out: Path) -> Iterator[Work]:
+    """Another cut of a finished run's scores, selected and exported into `out`."""
+    config = {"selection": selection, "method": run.experiment.selecting_method}
+    inputs = fingerprints(list(merged_scores_work(run)))
+    chosen = Work(
+        "selection", out / "selection", config, inputs, partial(_select, run, selection)
+    )
+    yield chosen
+    make = partial(_export, run, out / "selection")
+    yield Work("dataset", out / "dataset", run.experiment.export, fingerprints([chosen]), make)
+
+
+def run_scores(run: Run, method: str) -> Scores:
+    """The scores of one method over the whole pool; dropped candidates are last."""
+    (merged,) = merged_scores_work(run)
+    scores = load_scores(merged.path / SCORES, method, merged.fingerprint)
+    if len(run.droppable):
+        scores.values[run.droppable] = scores.values.min() - 1
+    return scores
+
+
+def selected_candidates(folder: Path) -> np.ndarray:
+    """The sorted candidates in a finished selection."""
+    table = pq.read_table(folder / SELECTION, columns=["candidate"])
+    return np.asarray(table["candidate"].to_numpy())
+
+
+def near_duplicate_guard(run: Run, config: SelectionConfig) -> NearDuplicates | None:
+    """The guard that the selection asks for, or None."""
+    if config.near_duplicates is None:
+        return None
+    return NearDuplicates(
+        lambda candidate: run.examples.text_of(candidate, run.tokenizer), config.near_duplicates
+    )
+
+
+def _merge(run: Run, draft: Draft) -> None:
+    shards = [work.path for work in scores_work(run)]
+    draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES)
+
+
+def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:
+    scores = run_scores(run, run.experiment.selecting_method)
+    guard = near_duplicate_guard(run, config)
+    chosen = select(
+        scores, config, is_near_duplicate=None if guard is None else guard.is_duplicate
+    )
+    (merged,) = merged_scores_work(run)
+    table = pq.read_table(merged.path / SCORES, columns=[*PROVENANCE, "score"])
+    pq.write_table(table.take(pa.array(chosen)), draft.path / SELECTION)
+    draft.counts.update(
+        candidates=len(chosen),
+        tokens=int(scores.num_tokens[chosen].sum()),
+        pool_candidates=len(scores.values),
+        pool_tokens=int(scores.num_tokens.sum()),
+    )
+
+
+def _export(run: Run, selection: Path, draft: Draft) -> None:
+    chosen = selected_candidates(selection)
+    scores = run_scores(run, run.experiment.selecting_method)
+    export_dataset(
+        run.examples,
+        chosen,
+        scores.values,
+        [shard.file for shard in run.shards],
+        run.experiment.pool,
+        run.tokenizer,
+        run.experiment.export,
+        draft,
+    )
+    draft.counts["experiment"] = as_dict(run.experiment)
+    draft.counts["shards"] = fingerprints(list(examples_work(run)))

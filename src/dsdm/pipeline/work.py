@@ -1,0 +1,91 @@
+"""The unit of everything that is done: one artifact, with what it is made of and how.
+
+A stage is a function `Run -> iterator of Work`. Whether a piece of work is done, missing or stale
+follows from its config and inputs alone, so a status needs no computation and a killed run goes on
+where it was.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dsdm.artifacts import (
+    Draft,
+    State,
+    artifact_fingerprint,
+    compare_manifest,
+    load_manifest,
+    writing,
+)
+from dsdm.errors import ArtifactError
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One artifact: a folder of the run."""
+
+    stage: str
+    path: Path
+    config: object
+    """The settings that decide the content, and no others."""
+    inputs: Mapping[str, str]
+    """Fingerprints of what is read, by name."""
+    make: Callable[[Draft], None]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the content of the finished artifact."""
+        return artifact_fingerprint(self.config, self.inputs)
+
+    def state(self) -> tuple[State, list[str]]:
+        """Whether the artifact is done, missing or stale, and if stale, why."""
+        return compare_manifest(self.path, config=self.config, inputs=self.inputs)
+
+
+def perform(work: Work) -> bool:
+    """Makes the artifact where it is missing; True if it was made now.
+
+    Raises:
+        ArtifactError: an artifact made with another config or other inputs is in its place.
+    """
+    state, changes = work.state()
+    if state == "done":
+        return False
+    if state == "stale":
+        raise ArtifactError(
+            f"{work.path}: was made with other settings: {'; '.join(changes)}. Restore them, give "
+            f"another `run` folder, or make it again with --redo {work.stage}."
+        )
+    with writing(work.path, config=work.config, inputs=work.inputs) as draft:
+        work.make(draft)
+    return True
+
+
+def fingerprints(works: Sequence[Work]) -> dict[str, str]:
+    """The fingerprints of several works, by the end of their paths."""
+    return {f"{work.path.parent.name}/{work.path.name}": work.fingerprint for work in works}
+
+
+def finished_counts(work: Work) -> dict[str, int | float]:
+    """The counts in a finished artifact's manifest."""
+    manifest = load_manifest(work.path)
+    return {} if manifest is None else manifest.counts
+
+
+@contextmanager
+def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
+    """A bar with rate and time left on the terminal; the block gets a function that advances it."""
+    scaled = unit in ("tokens", "rows")
+    with tqdm(
+        total=total, desc=title, unit=f" {unit}", unit_scale=scaled, mininterval=1.0, leave=False
+    ) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance
