@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from dsdm.data.batches import Row
 from dsdm.lm.config import ModelConfig
@@ -57,6 +58,7 @@ MODELS = {
 def tiny_model(name: str = "gpt2", seed: int = 0, scale: float = 5.0) -> PreTrainedModel:
     """A float64 model with weights large enough that nothing is near linear by accident."""
     model = load_model(ModelConfig(config=MODELS[name]), vocab_size=VOCAB, eos=0, seed=seed)
+    _keep_norms_in_float64(model)
     model = model.double().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -64,6 +66,15 @@ def tiny_model(name: str = "gpt2", seed: int = 0, scale: float = 5.0) -> PreTrai
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.add_(noise, alpha=0.02 * scale)
     return model
+
+
+def _keep_norms_in_float64(model: PreTrainedModel) -> None:
+    """Llama's own norm computes in fp32 whatever it is given, which no oracle can see through."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, LlamaRMSNorm):
+                eps = module.variance_epsilon
+                setattr(parent, name, torch.nn.RMSNorm(len(module.weight), eps=eps))
 
 
 @pytest.fixture(params=sorted(MODELS))

@@ -27,10 +27,9 @@ IMPORT_NAMES = {
     "lm-eval": "lm_eval",
     "mosaicml-streaming": "streaming",
     "pyyaml": "yaml",
-    "scikit-learn": "sklearn",
 }
 IMPORTED_BY_OTHERS = {"zstandard"}  # fsspec opens .zst files through it
-UNTRACKED = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
+UNTRACKED = {".git", ".hypothesis", ".venv", "build", "dist", "runs", "__pycache__"}
 REGISTRY_HOST = re.compile(
     r"(?:pypi|pythonhosted|npmjs|anaconda|crates|deb\.debian|download\.pytorch)\.(?:org|com|io)"
 )

@@ -359,6 +359,6 @@ def test_ten_million_candidates_take_a_few_seconds():
     rng = np.random.default_rng(0)
     n = 10_000_000
     scores = make_scores(rng.normal(size=n), rng.integers(1, 3000, n))
-    start = time.monotonic()
+    start = time.process_time()
     select(scores, SelectionConfig(fraction=0.1))
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10

@@ -43,6 +43,8 @@ class Draft:
     """A folder that is being written; fill `counts` and `flops` before the block ends."""
 
     path: Path
+    fingerprint: str = ""
+    """Identifies the content that it will have."""
     counts: dict[str, Any] = field(default_factory=dict)
     flops: float = 0.0
     seconds_before: float = 0.0
@@ -61,7 +63,7 @@ def writing(path: Path, *, config: object, inputs: Mapping[str, str]) -> Iterato
     with disk_errors(path):
         shutil.rmtree(draft_path, ignore_errors=True)
         draft_path.mkdir(parents=True)
-        draft = Draft(draft_path)
+        draft = Draft(draft_path, artifact_fingerprint(config, inputs))
         yield draft
         seconds = time.monotonic() - start + draft.seconds_before
         write_json(draft_path / COST, {"seconds": round(seconds, 3), "flops": draft.flops})
@@ -70,7 +72,7 @@ def writing(path: Path, *, config: object, inputs: Mapping[str, str]) -> Iterato
             "inputs": dict(sorted(inputs.items())),
             "counts": draft.counts,
             "versions": _versions(),
-            "fingerprint": artifact_fingerprint(config, inputs),
+            "fingerprint": draft.fingerprint,
         }
         write_json(draft_path / MANIFEST, manifest)
         _replace(draft_path, path)

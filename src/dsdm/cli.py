@@ -43,13 +43,22 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
         print(forecast(experiment))
         return
     from dsdm.pipeline import redo, run_experiment
+    from dsdm.pipeline.report import write_run_report
     from dsdm.pipeline.summary import summary_lines
 
     if parsed.redo:
         redo(experiment, parsed.redo)
+    _quiet_libraries()
     run = run_experiment(experiment, until=parsed.until, announce=_announce)
+    write_run_report(run.folder)
     for line in summary_lines(run):
         print(line)
+
+
+def _quiet_libraries() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _announce(stage: str, made: int, total: int) -> None:

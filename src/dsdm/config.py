@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import msgspec
 import yaml
@@ -15,6 +15,7 @@ import yaml
 from dsdm.errors import ConfigError
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every configuration class: immutable, unknown keys are errors."""
 
@@ -88,7 +89,9 @@ def _override(raw: dict[str, Any], name: str, text: str) -> None:
     *parents, leaf = name.split(".")
     node = raw
     for parent in parents:
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:  # absent, or left empty
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(f"--{name}: `{parent}` is not a section.")
     try:

@@ -6,8 +6,8 @@ import msgspec
 
 from dsdm.config import Config, load_config
 from dsdm.data.export import ExportConfig
-from dsdm.data.packing import ExamplesConfig
 from dsdm.data.pool import PoolConfig
+from dsdm.data.rows import ExamplesConfig
 from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
 from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig

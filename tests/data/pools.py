@@ -28,8 +28,7 @@ def texts(count: int, seed: int = 0, longest: int = 60) -> list[str]:
     """Different texts of a few words."""
     rng = np.random.default_rng(seed)
     return [
-        f"{seed}:{i} " + " ".join(rng.choice(WORDS, rng.integers(1, longest)))
-        for i in range(count)
+        f"{seed}:{i} " + " ".join(rng.choice(WORDS, rng.integers(1, longest))) for i in range(count)
     ]
 
 

@@ -296,6 +296,21 @@ def test_numbers_of_different_types_are_written_as_the_wider(tmp_path):
     assert pq.read_table(tmp_path / "out")["n"].to_pylist() == [1.0, 2.5]
 
 
+def test_fields_that_only_some_files_have_are_null_elsewhere(tmp_path):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    one = {"text": "one text", "meta": {"a": 1, "deep": {"x": 1}}}
+    two = {"text": "two texts", "meta": {"b": "c", "deep": {"y": 2.5}}}
+    (folder / "one.jsonl").write_text(json.dumps(one))
+    (folder / "two.jsonl").write_text(json.dumps(two))
+    pool = load_pool(folder, tmp_path / "examples")
+    export(pool, [0, 1], tmp_path / "out", format="parquet")
+    assert pq.read_table(tmp_path / "out")["meta"].to_pylist() == [
+        {"a": 1, "deep": {"x": 1, "y": None}, "b": None},
+        {"a": None, "deep": {"x": None, "y": 2.5}, "b": "c"},
+    ]
+
+
 def test_columns_that_no_type_holds_are_an_error_that_names_the_file(tmp_path):
     folder = tmp_path / "pool"
     folder.mkdir()

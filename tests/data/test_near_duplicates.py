@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import pytest
 
 from dsdm.data.near_duplicates import NearDuplicates, _shingles
 from dsdm.selection import Scores, SelectionConfig, select
@@ -87,6 +88,13 @@ def test_texts_without_spaces_are_compared_by_character():
     ]
     assert len(_shingles(sentence)) > 10
     duplicates = guard(texts, threshold=0.5)
+    assert [duplicates.is_duplicate(i) for i in range(3)] == [False, True, False]
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 0.97, 1.0])
+def test_every_threshold_finds_equal_texts(threshold):
+    texts = [" ".join(words(100, 0))] * 2 + [" ".join(words(100, 1))]
+    duplicates = guard(texts, threshold)
     assert [duplicates.is_duplicate(i) for i in range(3)] == [False, True, False]
 
 

@@ -1,39 +1,18 @@
-"""Rows of tokens and the padded batches that models read."""
+"""The padded batches that models read, made of rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dsdm.data.sequences import Row, Rows, Subset
+
+__all__ = ["IGNORED", "Batch", "Row", "Rows", "Subset", "collate", "iter_batches", "plan_batches"]
+
 IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sequence: a packed example, or a target's context followed by its answer."""
-
-    tokens: np.ndarray
-    """Token ids, any integer type, shape (length,)."""
-    answer_start: int = 1
-    """Position of the first token whose prediction counts; the first token has no prediction."""
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """A sequence of rows whose lengths are known without reading them."""
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens in each row, shape (rows,)."""
-        ...
-
-    def row(self, index: int) -> Row:
-        """The row at `index`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -83,24 +62,10 @@ def plan_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
     return batches
 
 
-def iter_batches(rows: Rows, max_tokens: int) -> Iterator[tuple[np.ndarray, Batch]]:
-    """All rows once, longest first: the indices of each batch and the batch."""
+def iter_batches(
+    rows: Rows, max_tokens: int, device: torch.device | None = None
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """All rows once, longest first: the indices of each batch, and the batch on `device`."""
     for indices in plan_batches(rows.lengths, max_tokens):
-        yield indices, collate([rows.row(int(i)) for i in indices])
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some rows of another source, in the order of `indices`; indices may repeat."""
-
-    rows: Rows
-    indices: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens in each row, shape (rows,)."""
-        return np.asarray(self.rows.lengths[self.indices])
-
-    def row(self, index: int) -> Row:
-        """The row at `index` of the subset."""
-        return self.rows.row(int(self.indices[index]))
+        batch = collate([rows.row(int(i)) for i in indices])
+        yield indices, batch if device is None else batch.to(device)

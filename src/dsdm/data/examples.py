@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsdm.data.batches import Row
 from dsdm.data.packing import DOCUMENTS, pack_file
 from dsdm.data.rows import ExamplesConfig, Unit
+from dsdm.data.sequences import Row
 from dsdm.data.tokenizer import Tokenizer
 from dsdm.errors import ArtifactError, DataError
 

@@ -15,12 +15,12 @@ import numpy as np
 from dsdm.artifacts import Draft
 from dsdm.config import Config
 from dsdm.data.harness import read_task_examples
+from dsdm.data.sequences import Row
 from dsdm.data.target_files import read_jsonl_examples, read_texts
 from dsdm.data.target_rows import EncodedExample, cut_texts, encode_examples
 from dsdm.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
-    from dsdm.data.batches import Row
     from dsdm.data.tokenizer import Tokenizer
 
 Part = Literal["fit", "tune", "report"]
@@ -77,7 +77,7 @@ class TargetConfig(Config, frozen=True):
 
 @dataclass(frozen=True)
 class TargetRows:
-    """One part of a target as rows whose answers count; implements `batches.Rows`."""
+    """One part of a target as rows whose answers count; implements `sequences.Rows`."""
 
     tokens: np.ndarray
     """Token ids of all rows, one after another."""
@@ -91,11 +91,8 @@ class TargetRows:
         """Tokens in each row, shape (rows,)."""
         return np.diff(self.starts)
 
-    def row(self, index: int) -> "Row":
+    def row(self, index: int) -> Row:
         """The row at `index`."""
-        # Imported here because batches.py needs torch, which writing a target does without.
-        from dsdm.data.batches import Row
-
         tokens = self.tokens[self.starts[index] : self.starts[index + 1]]
         return Row(tokens, int(self.answer_starts[index]))
 

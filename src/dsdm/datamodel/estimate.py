@@ -62,7 +62,7 @@ def estimate_directions(
     }
     for direction in [*directions, mix]:
         save_direction(direction, direction_path(draft.path, direction.target))
-    np.savez(draft.path / "calibration.npz", rows=rows.indices, **exact)
+    _save_arrays(draft.path / "calibration.npz", {"rows": rows.indices} | exact)
     write_json(draft.path / CALIBRATION, calibration)
     draft.counts["directions"] = len(directions) + 1
 
@@ -81,6 +81,11 @@ def scored_targets(targets: list[str], config: ScoresConfig) -> list[str]:
     """What candidates are scored for: the mix alone, or every target, and examples on request."""
     single = [example_name(t, i) for t in targets for i in range(config.per_example)]
     return ([*targets, *single]) if config.per_target or single else [MIX]
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    # Positional by name: a target may be called like a parameter of savez.
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 def _estimate(
@@ -124,9 +129,7 @@ def _to_unit_spread(
 ) -> tuple[list[Direction], dict[str, np.ndarray]]:
     scaled, exact = [], {}
     for direction in directions:
-        values = exact_scores(
-            question.model, direction, rows, config.output, scores.batch_tokens
-        )
+        values = exact_scores(question.model, direction, rows, config.output, scores.batch_tokens)
         spread = float(values.std())
         if not spread > 0:
             raise NumericalError(
@@ -168,6 +171,5 @@ def _steps(
         if direction.target in wanted
     }
     return {
-        target: {"step": c.step, "correlation": c.correlation}
-        for target, c in calibrations.items()
+        target: {"step": c.step, "correlation": c.correlation} for target, c in calibrations.items()
     }

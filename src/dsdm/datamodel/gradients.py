@@ -8,19 +8,20 @@ The output layer and the embeddings are not among the layers: see docs/method.md
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from dsdm.data.batches import Batch, Rows, iter_batches
+from dsdm.data.batches import IGNORED, Batch, Rows, iter_batches
 from dsdm.errors import ModelError, NumericalError
-from dsdm.lm.model import Precision, autocast
-from dsdm.lm.outputs import Output, example_outputs
+from dsdm.lm.config import Output, Precision
+from dsdm.lm.model import autocast
+from dsdm.lm.outputs import example_outputs
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class LayerFactors:
     inputs: Float[Tensor, "batch tokens d_in"]
     """With a last column of ones where the layer has a bias."""
     output_grads: Float[Tensor, "batch tokens d_out"]
+    present: Bool[Tensor, "batch tokens"]
+    """False at padding, whose input is arbitrary and whose output gradient is zero."""
 
 
 def linear_layers(model: PreTrainedModel) -> list[Layer]:
@@ -100,12 +103,11 @@ def mean_gradient(
     named = dict(model.named_parameters())
     parameters = [named[name] for name in parameter_names]
     sums = [torch.zeros_like(p, dtype=_accumulator(p)) for p in parameters]
-    for _, batch in iter_batches(rows, batch_tokens):
-        batch = batch.to(parameters[0].device)
-        with autocast(parameters[0].device, precision):
+    for _, batch in iter_batches(rows, batch_tokens, model.device):
+        with autocast(model.device, precision):
             total = example_outputs(model, batch, output).sum()
         for running, gradient in zip(sums, torch.autograd.grad(total, parameters), strict=True):
-            running += gradient
+            running.add_(gradient)
     means = {n: s / len(rows.lengths) for n, s in zip(parameter_names, sums, strict=True)}
     for name, mean in means.items():
         if not torch.isfinite(mean).all():
@@ -128,8 +130,9 @@ def factors_of(
     uses: dict[str, list[tuple[Tensor, Tensor]]] = {layer.name: [] for layer in layers}
     with _frozen(model), _recorded(layers, uses), autocast(batch.inputs.device, precision):
         total = example_outputs(model, batch, output).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-    return {layer.name: _join(uses[layer.name], layer.bias_name is not None) for layer in layers}
+        total.backward()
+    present = (batch.labels != IGNORED).flip(1).cumsum(1).flip(1) > 0
+    return {layer.name: _join(layer, uses[layer.name], present) for layer in layers}
 
 
 @contextlib.contextmanager
@@ -142,7 +145,7 @@ def _recorded(
     where the next operation works in place.
     """
 
-    def hook_for(name: str):  # type: ignore[no-untyped-def]
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def record(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
             inputs = args[0].detach()
             result.register_hook(lambda grad: uses[name].append((inputs, grad)))
@@ -177,12 +180,15 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def _join(uses: list[tuple[Tensor, Tensor]], has_bias: bool) -> LayerFactors:
+def _join(
+    layer: Layer, uses: list[tuple[Tensor, Tensor]], present: Bool[Tensor, "batch seq"]
+) -> LayerFactors:
     inputs = torch.cat([_by_example(x, grad) for x, grad in uses], 1)
     output_grads = torch.cat([_by_example(grad, grad) for _, grad in uses], 1)
-    if has_bias:
+    if layer.bias_name is not None:
         inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:2], 1)], 2)
-    return LayerFactors(_at_least_float(inputs), _at_least_float(output_grads))
+    present = present.repeat(1, len(uses))
+    return LayerFactors(_at_least_float(inputs), _at_least_float(output_grads), present)
 
 
 def _by_example(tensor: Tensor, grad: Tensor) -> Float[Tensor, "batch tokens width"]:

@@ -102,8 +102,7 @@ def score_forward(
     scores = np.zeros(len(rows.lengths))
     above, below = perturbed(model, direction, step), perturbed(model, direction, -step)
     with torch.inference_mode(), autocast(model.device, config.precision):
-        for indices, batch in iter_batches(rows, config.batch_tokens):
-            batch = batch.to(model.device)
+        for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
             # Differences are taken in fp64: both outputs are near each other.
             upper = example_outputs(above, batch, output).double()
             lower = example_outputs(below, batch, output).double()
@@ -135,8 +134,7 @@ def score_backward(
     }
     layers = [layer for layer in layers if layer.name in stacks]
     scores = np.zeros((len(rows.lengths), len(directions)))
-    for indices, batch in iter_batches(rows, config.batch_tokens):
-        batch = batch.to(model.device)
+    for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
         factors = factors_of(model, layers, batch, output, config.precision)
         slopes = sum(
             _contract(f.output_grads, f.inputs, stacks[name]) for name, f in factors.items()
@@ -158,11 +156,11 @@ def exact_scores(
     weights = tuple(named[name].detach() for name in names)
     tangents = tuple(direction.tensors[name].to(named[name]) for name in names)
     scores = np.zeros(len(rows.lengths))
-    for indices, batch in iter_batches(rows, batch_tokens):
-        outputs = _outputs_of_parameters(model, names, batch.to(model.device), output)
+    for indices, batch in iter_batches(rows, batch_tokens, model.device):
+        outputs = _outputs_of_parameters(model, names, batch, output)
         # Only the plain attention kernel has a forward-mode derivative.
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            _, slopes = torch.func.jvp(outputs, weights, tangents)
+            slopes = torch.func.jvp(outputs, weights, tangents)[1]
         scores[indices] = slopes.double().cpu().numpy()
     return _finite(scores, direction.method)
 
@@ -221,9 +219,11 @@ def _contract(
     stack = stack.to(inputs.dtype)
     if len(stack) * tokens <= tokens + len(stack) * d_out:
         moved = torch.einsum("bti,koi->bkto", inputs, stack)
-        return (moved * output_grads[:, None]).sum((2, 3))
+        slopes: Tensor = (moved * output_grads[:, None]).sum((2, 3))
+        return slopes
     gradients = output_grads.transpose(1, 2) @ inputs
-    return gradients.flatten(1) @ stack.flatten(1).T
+    contracted: Tensor = gradients.flatten(1) @ stack.flatten(1).T
+    return contracted
 
 
 def _finite(scores: np.ndarray, method: str) -> np.ndarray:
@@ -234,4 +234,3 @@ def _finite(scores: np.ndarray, method: str) -> np.ndarray:
             f"{bad[0]}. Check the proxy's weights and training loss."
         )
     return scores
-

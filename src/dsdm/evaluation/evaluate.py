@@ -17,7 +17,7 @@ def example_losses(
     """The loss of each row in nats a counted token."""
     losses = np.zeros(len(rows.lengths))
     with torch.inference_mode(), autocast(model.device, precision):
-        for indices, batch in iter_batches(rows, batch_tokens):
-            outputs = example_outputs(model, batch.to(model.device), "loglik")
+        for indices, batch in iter_batches(rows, batch_tokens, model.device):
+            outputs = example_outputs(model, batch, "loglik")
             losses[indices] = -outputs.double().cpu().numpy()
     return losses

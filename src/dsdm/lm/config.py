@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from dsdm.config import Config
+from dsdm.config import Config, as_dict
 
 Output = Literal["margin", "loglik"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -42,3 +42,8 @@ class TrainConfig(Config):
     """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""
     checkpoint_seconds: float = 120.0
     """Time between two checkpoints; a killed run loses no more than this."""
+
+
+def training_content(config: TrainConfig) -> dict[str, Any]:
+    """The settings of a training that decide its result."""
+    return {name: value for name, value in as_dict(config).items() if name != "checkpoint_seconds"}

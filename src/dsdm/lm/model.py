@@ -1,17 +1,28 @@
 """Causal language models from a config, a folder or a hub id."""
 
+from collections.abc import Iterable
 from pathlib import Path
+
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from dsdm.data.batches import Batch
 from dsdm.errors import ModelError, NumericalError
 from dsdm.lm import outputs
 from dsdm.lm.config import ModelConfig, Precision
 
+CPU = torch.device("cpu")
 
-def load_model(config: ModelConfig, *, vocab_size: int, eos: int, seed: int) -> PreTrainedModel:
+
+def load_model(
+    config: ModelConfig,
+    *,
+    vocab_size: int,
+    eos: int,
+    seed: int,
+    device: torch.device = CPU,
+) -> PreTrainedModel:
     """The model in fp32 with dropout off; random weights are a function of `seed`.
 
     Raises:
@@ -22,9 +33,10 @@ def load_model(config: ModelConfig, *, vocab_size: int, eos: int, seed: int) -> 
     torch.manual_seed(seed)
     try:
         model = _load(config, vocab_size, eos)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"model {config.path or config.config}: cannot be made: {error}") from error
-    rows = model.get_input_embeddings().weight.shape[0]
+    except Exception as error:  # what transformers, its hub and safetensors raise has no base
+        what = config.path or config.config
+        raise ModelError(f"model {what}: cannot be made: {error}") from error
+    rows = len(_weight(model.get_input_embeddings()))
     if rows < vocab_size:
         raise ModelError(
             f"model {config.path or config.config}: its vocabulary has {rows} entries and the "
@@ -33,6 +45,7 @@ def load_model(config: ModelConfig, *, vocab_size: int, eos: int, seed: int) -> 
     _turn_off_dropout(model)
     check_finite(model)
     _check_head(model)
+    nn.Module.to(model, device)
     return model
 
 
@@ -41,13 +54,15 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def load_saved(folder: Path) -> PreTrainedModel:
+def load_saved(folder: Path, device: torch.device = CPU) -> PreTrainedModel:
     """The model that `save_model` wrote, in fp32, in evaluation mode."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     _turn_off_dropout(model)
-    return model.eval()
+    nn.Module.to(model, device)
+    model.eval()
+    return model
 
 
 def check_finite(model: nn.Module) -> None:
@@ -70,7 +85,7 @@ def uses_bfloat16(device: torch.device, precision: Precision) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
@@ -81,14 +96,14 @@ def default_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def flops_per_token(model: nn.Module, seq: int) -> float:
+def flops_per_token(model: PreTrainedModel, seq: int) -> float:
     """FLOPs of one forward pass per token: two per weight of each matrix product, and attention.
 
     The convention of Kaplan et al. (2020), with the head counted and the embedding lookup not.
     A backward pass costs twice as much.
     """
-    embedding = model.get_input_embeddings().weight
-    head = model.get_output_embeddings().weight
+    embedding = _weight(model.get_input_embeddings())
+    head = _weight(model.get_output_embeddings())
     tied = embedding is head
     parameters = sum(p.numel() for p in model.parameters())
     matrices = parameters if tied else parameters - embedding.numel()
@@ -99,16 +114,36 @@ def flops_per_token(model: nn.Module, seq: int) -> float:
 
 def _load(config: ModelConfig, vocab_size: int, eos: int) -> PreTrainedModel:
     if config.path is not None and config.pretrained:
-        return AutoModelForCausalLM.from_pretrained(
+        pretrained: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             config.path, dtype=torch.float32, use_safetensors=True
         )
+        return pretrained
     if config.path is not None:
         model_config = AutoConfig.from_pretrained(config.path)
     else:
         fields = dict(config.config or {})
         defaults = {"vocab_size": vocab_size, "bos_token_id": eos, "eos_token_id": eos}
-        model_config = AutoConfig.for_model(fields.pop("model_type"), **(defaults | fields))
-    return AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+        model_type = fields.pop("model_type", None)
+        if model_type is None:
+            raise ValueError("it names no `model_type`, such as gpt2 or llama")
+        model_config = AutoConfig.for_model(model_type, **(defaults | fields))
+        _check_fields(fields, model_config, AutoConfig.for_model(model_type))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+    return model
+
+
+def _check_fields(fields: Iterable[str], made: PretrainedConfig, default: PretrainedConfig) -> None:
+    """Raises ValueError for a misspelt field, which `transformers` keeps without a word."""
+    unknown = [name for name in fields if hasattr(made, name) and not hasattr(default, name)]
+    if unknown:
+        raise ValueError(f"`{unknown[0]}` is not a field of {type(made).__name__}")
+
+
+def _weight(layer: nn.Module | None) -> Tensor:
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        raise ModelError(f"{type(layer).__name__}: has no `weight`; no causal language model's.")
+    return weight
 
 
 def _turn_off_dropout(model: nn.Module) -> None:
@@ -117,15 +152,21 @@ def _turn_off_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
-            module.attention_dropout = 0.0
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - not declared on nn.Module
 
 
 def _check_head(model: PreTrainedModel) -> None:
     """Raises ModelError where logits are more than the head applied to the hidden states."""
     batch = Batch(torch.arange(8)[None] % 7, torch.arange(1, 9)[None] % 7)
+    weight = model.get_output_embeddings().weight
     with torch.no_grad():
+        before = weight.clone()
+        # Random weights give logits near 0, where a cap changes nothing.
+        logits = outputs.hidden_states(model, batch) @ weight.T
+        weight *= 100 / logits.abs().max().clamp(min=1e-6)
         ours = outputs.token_outputs(model, batch, "loglik")
         plain = outputs.plain_token_outputs(model, batch, "loglik")
+        weight.copy_(before)
     if not torch.allclose(ours, plain, rtol=1e-3, atol=1e-3):
         raise ModelError(
             f"model {type(model).__name__}: its logits are not its output layer applied to its "

@@ -12,10 +12,14 @@ Logits are the largest tensor of a small model with a real vocabulary. Here they
 CHUNK_TOKENS tokens at a time, in the forward and in the backward pass.
 """
 
+import math
 from collections.abc import Iterator
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from dsdm.data.batches import IGNORED, Batch
 from dsdm.lm.config import Output
@@ -25,7 +29,7 @@ CHUNK_TOKENS = 512
 
 
 def example_outputs(
-    model: nn.Module, batch: Batch, output: Output = "loglik"
+    model: PreTrainedModel, batch: Batch, output: Output = "loglik"
 ) -> Float[Tensor, " batch"]:
     """The output of each example, differentiable in every parameter.
 
@@ -36,18 +40,20 @@ def example_outputs(
     return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
-def token_outputs(model: nn.Module, batch: Batch, output: Output) -> Float[Tensor, "batch seq"]:
+def token_outputs(
+    model: PreTrainedModel, batch: Batch, output: Output
+) -> Float[Tensor, "batch seq"]:
     """The output of each token, 0 where the label is ignored."""
     hidden = hidden_states(model, batch)
     head = model.get_output_embeddings()
-    values = _ChunkedOutputs.apply(
+    values: Tensor = _ChunkedOutputs.apply(  # type: ignore[no-untyped-call]
         hidden.flatten(0, 1), head.weight, head.bias, batch.labels.flatten(), output
     )
     return values.view(batch.labels.shape)
 
 
 def plain_token_outputs(
-    model: nn.Module, batch: Batch, output: Output
+    model: PreTrainedModel, batch: Batch, output: Output
 ) -> Float[Tensor, "batch seq"]:
     """`token_outputs` through the model's own logits: slower, for any head and any transform."""
     logits = model(input_ids=batch.inputs, use_cache=False).logits
@@ -55,13 +61,14 @@ def plain_token_outputs(
     return values.view(batch.labels.shape)
 
 
-def hidden_states(model: nn.Module, batch: Batch) -> Float[Tensor, "batch seq width"]:
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch seq width"]:
     """The states that the output layer reads."""
-    return model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+    states: Tensor = model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+    return states
 
 
 @torch.no_grad()
-def sampled_labels(model: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
+def sampled_labels(model: PreTrainedModel, batch: Batch, generator: torch.Generator) -> Batch:
     """The batch with each counted label drawn from the model's own prediction."""
     hidden = hidden_states(model, batch).flatten(0, 1)
     head = model.get_output_embeddings()
@@ -85,26 +92,36 @@ def outputs_of_logits(
 
 
 def _margin(loglik: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-    clamped = loglik.clamp(max=torch.tensor(MAX_PROBABILITY).log().item())
-    return clamped - torch.log1p(-clamped.exp())
+    clamped = loglik.clamp(max=math.log(MAX_PROBABILITY))
+    # 1 - p through expm1: near p = 1 the subtraction would lose fp32's digits.
+    return clamped - torch.log(-torch.expm1(clamped))
 
 
 class _ChunkedOutputs(torch.autograd.Function):
     """Token outputs from hidden states and the head, recomputing logits in the backward pass."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, output):  # type: ignore[no-untyped-def]
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        output: Output,
+    ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.output = output
         ctx.autocast = torch.is_autocast_enabled(hidden.device.type)
         chunks = [
-            outputs_of_logits(nn.functional.linear(hidden[part], weight, bias), labels[part], output)
+            outputs_of_logits(
+                nn.functional.linear(hidden[part], weight, bias), labels[part], output
+            )
             for part in _chunks(len(labels))
         ]
         return torch.cat(chunks)
 
     @staticmethod
-    def backward(ctx, grad_values):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -129,8 +146,10 @@ def _grad_logits(
     grad_values: Float[Tensor, " tokens"],
     output: Output,
 ) -> Float[Tensor, "tokens vocab"]:
-    """Gradient of the weighted outputs in the logits: (1[y] - p) for log p, over 1 - p_y for the
-    margin, and 0 where the margin is clamped."""
+    """The gradient of the weighted outputs in the logits.
+
+    It is 1[y] - p for log p; for the margin that over 1 - p_y, and 0 where the margin is clamped.
+    """
     probabilities = torch.softmax(_at_least_float(logits), 1)
     index = labels.clamp(min=0)[:, None]
     label_probability = probabilities.gather(1, index).squeeze(1)

@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsdm.artifacts import load_manifest, write_json, writing
-from dsdm.config import as_dict, differences
+from dsdm.config import differences
 from dsdm.data.batches import IGNORED, Batch, Rows, collate, plan_batches
 from dsdm.errors import ArtifactError, NumericalError
-from dsdm.lm.config import TrainConfig
+from dsdm.lm.config import TrainConfig, training_content
 from dsdm.lm.model import autocast, check_finite, flops_per_token
 from dsdm.lm.outputs import token_outputs
 
@@ -33,7 +33,7 @@ class TrainResult:
     flops: float
     seconds_before: float
     """Spent in earlier runs, where the training was interrupted."""
-    metrics: list[dict[str, float]]
+    metrics: list[dict[str, int | float]]
 
 
 def epoch_order(indices: np.ndarray, epochs: float, seed: int) -> np.ndarray:
@@ -58,6 +58,7 @@ def train(
     config: TrainConfig,
     *,
     work: Path,
+    fingerprint: str = "",
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> TrainResult:
     """Trains `model` in place on `rows` in the given order, from the last checkpoint in `work`.
@@ -68,13 +69,14 @@ def train(
         order: Row indices, in the order of training; a row may occur in several epochs.
         config: Optimizer, schedule and batch.
         work: Folder for checkpoints; it is the caller's to delete.
+        fingerprint: Identifies what order and config don't: the model, its seed, the text.
         advance: Called with the tokens done since the last call.
 
     Raises:
         NumericalError: the loss or a weight became NaN or infinite.
         ArtifactError: the checkpoint in `work` belongs to another training.
     """
-    trainer = _Trainer(model, rows, order, config, work)
+    trainer = _Trainer(model, rows, order, config, work, fingerprint)
     trainer.resume()
     advance(trainer.tokens)
     model.train()
@@ -96,19 +98,22 @@ class _Trainer:
         order: np.ndarray,
         config: TrainConfig,
         work: Path,
+        fingerprint: str,
     ) -> None:
         self.model = model
         self.rows = rows
         self.order = order
         self.config = config
+        self.content = training_content(config)
         self.checkpoint = work / "checkpoint"
         self.steps = plan_steps(rows.lengths[order], config.batch_tokens)
         self.optimizer = _make_optimizer(model, config)
         self.device = next(model.parameters()).device
-        self.inputs = {"order": _digest(order), "steps": str(len(self.steps))}
+        steps = str(len(self.steps))
+        self.inputs = {"training": fingerprint, "order": _digest(order), "steps": steps}
         self.step = 0
         self.tokens = 0
-        self.metrics: list[dict[str, float]] = []
+        self.metrics: list[dict[str, int | float]] = []
         self._losses: list[Tensor] = []
         self.seconds_before = 0.0
         self._start = self._saved = time.monotonic()
@@ -135,14 +140,15 @@ class _Trainer:
         return tokens
 
     def _backward(self, part: np.ndarray) -> Tensor:
-        batches = [batch.to(self.device) for batch in self._micro_batches(part)]
-        counted = sum((batch.labels != IGNORED).sum() for batch in batches)
+        batches = list(self._micro_batches(part))
+        # A step may hold nothing but a row of one token, which predicts nothing.
+        counted = max(1, sum(int((batch.labels != IGNORED).sum()) for batch in batches))
         loss = torch.zeros((), device=self.device)
-        for batch in batches:
+        for batch in (batch.to(self.device) for batch in batches):
             with autocast(self.device, self.config.precision):
                 values = token_outputs(self.model, batch, "loglik")
             micro_loss = -values.sum() / counted
-            micro_loss.backward()  # type: ignore[no-untyped-call]
+            micro_loss.backward()
             loss += micro_loss.detach()
         return loss
 
@@ -163,9 +169,11 @@ class _Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint; the one before is replaced only once this one is whole."""
-        with writing(self.checkpoint, config=self.config, inputs=self.inputs) as draft:
+        with writing(self.checkpoint, config=self.content, inputs=self.inputs) as draft:
             weights = {name: p.detach() for name, p in self.model.named_parameters()}
-            save_file({k: v.contiguous() for k, v in weights.items()}, draft.path / "weights.safetensors")
+            save_file(
+                {k: v.contiguous() for k, v in weights.items()}, draft.path / "weights.safetensors"
+            )
             save_file(_optimizer_tensors(self.optimizer), draft.path / "optimizer.safetensors")
             progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds()}
             write_json(draft.path / "progress.json", {**progress, "metrics": self.metrics})
@@ -176,7 +184,7 @@ class _Trainer:
         manifest = load_manifest(self.checkpoint)
         if manifest is None:
             return
-        changes = differences(manifest.config, as_dict(self.config))
+        changes = differences(manifest.config, self.content)
         changes += differences(manifest.inputs, self.inputs)
         if changes:
             raise ArtifactError(

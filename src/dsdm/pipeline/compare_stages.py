@@ -1,5 +1,6 @@
 """The stages that show what a selection is worth: target models and their losses."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -9,28 +10,26 @@ import numpy as np
 
 from dsdm.artifacts import Draft, write_json
 from dsdm.evaluation.arms import Arm, CompareConfig, cut_to_tokens, parse_arm
+from dsdm.lm.config import training_content
 from dsdm.pipeline.data_stages import examples_work, targets_work, tokenizer_work
 from dsdm.pipeline.model_stages import (
     derived_seed,
     target_rows,
     train_model,
-    training_content,
     usable_rows,
 )
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.select_stages import merged_scores_work, near_duplicate_guard, run_scores
+from dsdm.pipeline.select_stages import merged_scores_work, refusal, run_scores
 from dsdm.pipeline.work import Work, fingerprints
 from dsdm.selection import select
 
 
 def compared_arms(run: Run) -> list[Arm]:
     """The arms of the run's comparison, none where it has no comparison."""
-    if run.experiment.compare is None:
-        return []
     experiment = run.experiment
     return [
         parse_arm(name, experiment.selecting_method, experiment.directions.estimators)
-        for name in experiment.compare.arms
+        for name in (experiment.compare.arms if experiment.compare else ())
     ]
 
 
@@ -80,7 +79,7 @@ def _train(run: Run, arm: Arm, seed: int, draft: Draft) -> None:
 
 
 def training_order(run: Run, arm: Arm, compare: CompareConfig, seed: int) -> np.ndarray:
-    """The rows that an arm is trained on, in order: every arm has as many tokens, to within a row."""
+    """The rows that an arm is trained on, in order; every arm has as many tokens, but for a row."""
     from dsdm.lm.train import epoch_order
 
     budget = int(compare.epochs * _selected_tokens(run))
@@ -100,14 +99,10 @@ def _candidates(run: Run, arm: Arm, seed: int) -> np.ndarray:
     config, method = run.experiment.selection, arm.method or run.experiment.selecting_method
     scores = run_scores(run, method)
     if arm.kind == "repeated":
-        scores.values[:] = np.random.default_rng(seed).random(len(scores.values))
-    guard = near_duplicate_guard(run, config) if arm.kind == "top" else None
-    return select(
-        scores,
-        config,
-        bottom=arm.kind == "bottom",
-        is_near_duplicate=None if guard is None else guard.is_duplicate,
-    )
+        values = np.random.default_rng(seed).random(len(scores.values))
+        scores = dataclasses.replace(scores, values=values)
+    refuse = refusal(run, config, near_duplicates=arm.kind == "top")
+    return select(scores, config, bottom=arm.kind == "bottom", is_near_duplicate=refuse)
 
 
 def _rows_of(run: Run, candidates: np.ndarray) -> np.ndarray:
@@ -129,7 +124,7 @@ def _evaluate(run: Run, part: str, model: Path, draft: Draft) -> None:
     from dsdm.evaluation.evaluate import example_losses
     from dsdm.lm.model import load_saved
 
-    trained = load_saved(model).to(run.device)
+    trained = load_saved(model, run.device)
     losses = {}
     for name, rows in target_rows(run, part).items():  # type: ignore[arg-type]
         values = example_losses(trained, rows, batch_tokens=16384)

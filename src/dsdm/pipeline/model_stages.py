@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from dsdm.artifacts import Draft, write_json
 from dsdm.config import as_dict, fingerprint
-from dsdm.data.batches import Rows, Subset
+from dsdm.data.sequences import Rows, Subset
 from dsdm.data.tasks import Part
-from dsdm.lm.config import ModelConfig, TrainConfig
+from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES, scores_table
@@ -79,11 +79,6 @@ def derived_seed(*purpose: object) -> int:
     return int(fingerprint(list(purpose))[:8], 16) % (2**31)
 
 
-def training_content(train: TrainConfig) -> dict[str, Any]:
-    """The settings of a training that decide its result."""
-    return _without(train, "checkpoint_seconds")
-
-
 def train_model(
     run: Run, model: ModelConfig, train: TrainConfig, order: np.ndarray, seed: int, draft: Draft
 ) -> None:
@@ -92,13 +87,21 @@ def train_model(
     from dsdm.lm.train import train as train_on_rows
 
     vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
-    trained = load_model(model, vocab_size=vocab_size, eos=eos, seed=seed).to(run.device)
+    trained = load_model(model, vocab_size=vocab_size, eos=eos, seed=seed, device=run.device)
     # Beside the draft, which is emptied when a killed run begins again.
     work = draft.path.with_suffix(".training")
     title = "/".join(draft.path.with_suffix("").parts[-2:]).replace(".", "")
     tokens = int(run.examples.lengths[order].sum())
     with progress(title, tokens, "tokens") as advance:
-        result = train_on_rows(trained, run.examples, order, train, work=work, advance=advance)
+        result = train_on_rows(
+            trained,
+            run.examples,
+            order,
+            train,
+            work=work,
+            fingerprint=draft.fingerprint,
+            advance=advance,
+        )
     save_model(trained, draft.path)
     write_json(draft.path / "metrics.json", result.metrics)
     draft.counts.update(steps=result.steps, tokens=result.tokens, loss=result.metrics[-1]["loss"])

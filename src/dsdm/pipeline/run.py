@@ -102,7 +102,7 @@ class Run:
 
     @cached_property
     def droppable(self) -> np.ndarray:
-        """Sorted numbers of the candidates that share text with a target, where they are dropped."""
+        """Sorted candidates that share text with a target, where such are dropped."""
         if not self.experiment.drop_overlap:
             return np.zeros(0, np.int64)
         return np.asarray(np.load(self.folder / "overlap" / "candidates.npy"))
@@ -115,7 +115,7 @@ class Run:
         """A trained proxy, on the experiment's device."""
         from dsdm.lm.model import load_saved
 
-        return load_saved(self.folder / "proxies" / str(number)).to(self.device)
+        return load_saved(self.folder / "proxies" / str(number), self.device)
 
     @cached_property
     def device(self) -> "torch.device":

@@ -1,6 +1,7 @@
 """The stages that choose: the merged scores, the selection, the dataset that is exported."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pyarrow.parquet as pq
 from dsdm.artifacts import Draft
 from dsdm.config import as_dict
 from dsdm.data.export import export_dataset
-from dsdm.data.near_duplicates import NearDuplicates
 from dsdm.pipeline.data_stages import examples_work
 from dsdm.pipeline.model_stages import scores_work
 from dsdm.pipeline.run import Run
@@ -47,9 +47,7 @@ def reselect_work(run: Run, selection: SelectionConfig, out: Path) -> Iterator[W
     """Another cut of a finished run's scores, selected and exported into `out`."""
     config = {"selection": selection, "method": run.experiment.selecting_method}
     inputs = fingerprints(list(merged_scores_work(run)))
-    chosen = Work(
-        "selection", out / "selection", config, inputs, partial(_select, run, selection)
-    )
+    chosen = Work("selection", out / "selection", config, inputs, partial(_select, run, selection))
     yield chosen
     make = partial(_export, run, out / "selection")
     yield Work("dataset", out / "dataset", run.experiment.export, fingerprints([chosen]), make)
@@ -59,9 +57,11 @@ def run_scores(run: Run, method: str) -> Scores:
     """The scores of one method over the whole pool; dropped candidates are last."""
     (merged,) = merged_scores_work(run)
     scores = load_scores(merged.path / SCORES, method, merged.fingerprint)
-    if len(run.droppable):
-        scores.values[run.droppable] = scores.values.min() - 1
-    return scores
+    if not len(run.droppable):
+        return scores
+    values = scores.values.copy()
+    values[run.droppable] = values.min() - 1
+    return dataclasses.replace(scores, values=values)
 
 
 def selected_candidates(folder: Path) -> np.ndarray:
@@ -70,13 +70,26 @@ def selected_candidates(folder: Path) -> np.ndarray:
     return np.asarray(table["candidate"].to_numpy())
 
 
-def near_duplicate_guard(run: Run, config: SelectionConfig) -> NearDuplicates | None:
-    """The guard that the selection asks for, or None."""
-    if config.near_duplicates is None:
+def refusal(
+    run: Run, config: SelectionConfig, *, near_duplicates: bool = True
+) -> Callable[[int], bool] | None:
+    """Says of a candidate that is about to be taken whether it must not be; None: all may be.
+
+    Dropped candidates are refused whatever ranks them; near-duplicates of one taken before, where
+    the selection asks for it and `near_duplicates` is left on.
+    """
+    if config.near_duplicates is None and not len(run.droppable):
         return None
-    return NearDuplicates(
+    dropped = frozenset(run.droppable.tolist())
+    if config.near_duplicates is None or not near_duplicates:
+        return dropped.__contains__
+    # Imported here because its library takes a second to load.
+    from dsdm.data.near_duplicates import NearDuplicates
+
+    guard = NearDuplicates(
         lambda candidate: run.examples.text_of(candidate, run.tokenizer), config.near_duplicates
     )
+    return lambda candidate: candidate in dropped or guard.is_duplicate(candidate)
 
 
 def _merge(run: Run, draft: Draft) -> None:
@@ -86,10 +99,7 @@ def _merge(run: Run, draft: Draft) -> None:
 
 def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:
     scores = run_scores(run, run.experiment.selecting_method)
-    guard = near_duplicate_guard(run, config)
-    chosen = select(
-        scores, config, is_near_duplicate=None if guard is None else guard.is_duplicate
-    )
+    chosen = select(scores, config, is_near_duplicate=refusal(run, config))
     (merged,) = merged_scores_work(run)
     table = pq.read_table(merged.path / SCORES, columns=[*PROVENANCE, "score"])
     pq.write_table(table.take(pa.array(chosen)), draft.path / SELECTION)

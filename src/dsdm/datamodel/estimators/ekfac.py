@@ -1,5 +1,6 @@
-"""EK-FAC: eigenvalue-corrected Kronecker factors at full width (George et al. 2018; Grosse et al.
-2023).
+"""EK-FAC: eigenvalue-corrected Kronecker factors at full width.
+
+George et al. 2018 (arXiv:1806.03884); for language models Grosse et al. 2023 (arXiv:2308.03296).
 
 For each layer, A = E[x x^T] over its inputs and S = E[g g^T] over its output gradients have
 eigenbases Q_A and Q_S. The curvature is taken as diagonal in Q_S (x) Q_A, with the exact second
@@ -60,12 +61,10 @@ def _eigenbases(problem: Problem, config: DirectionsConfig) -> dict[str, Eigenba
     grads = {la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers}
     for factors in problem.sample_factors(config):
         for name, layer_factors in factors.items():
-            counted = layer_factors.output_grads.flatten(0, 1)
-            # A padded position has no gradient; its input must not count either.
-            present = (counted != 0).any(1, keepdim=True)
-            x = layer_factors.inputs.flatten(0, 1) * present
+            g = layer_factors.output_grads.flatten(0, 1)
+            x = layer_factors.inputs.flatten(0, 1) * layer_factors.present.flatten()[:, None]
             inputs[name] += (x.T @ x).double()
-            grads[name] += (counted.T @ counted).double()
+            grads[name] += (g.T @ g).double()
     return {la.name: _eigenbasis(grads[la.name], inputs[la.name], la) for la in problem.layers}
 
 
@@ -89,7 +88,7 @@ def _eigenbasis(grads: Tensor, inputs: Tensor, layer: Layer) -> Eigenbasis:
     dtype = layer.modules[0].weight.dtype
     output = torch.linalg.eigh(grads / grads.diagonal().mean().clamp(min=1e-300)).eigenvectors
     input_ = torch.linalg.eigh(inputs / inputs.diagonal().mean().clamp(min=1e-300)).eigenvectors
-    return Eigenbasis(output.to(dtype), input_.to(dtype))  # type: ignore[arg-type]
+    return Eigenbasis(output.to(dtype), input_.to(dtype))
 
 
 def _zeros(rows: int, columns: int, device: torch.device) -> Tensor:

@@ -44,9 +44,8 @@ class Problem:
         """The layers' gradient factors for every batch of the sample, the same on every call."""
         device = self.model.device
         generator = torch.Generator(device).manual_seed(config.seed)
-        for indices, batch in iter_batches(self.sample, config.batch_tokens):
-            batch = batch.to(device)
-            if config.labels == "sampled":
-                batch = sampled_labels(self.model, batch, generator)
+        for indices, data in iter_batches(self.sample, config.batch_tokens, device):
+            sampled = config.labels == "sampled"
+            batch = sampled_labels(self.model, data, generator) if sampled else data
             yield factors_of(self.model, self.layers, batch, config.output, config.precision)
             self.advance(len(indices))

@@ -9,6 +9,7 @@ sample has few rows for each dimension.
 """
 
 import hashlib
+import math
 
 import torch
 from jaxtyping import Float
@@ -32,13 +33,8 @@ def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tenso
     directions = {}
     for target in problem.targets:
         gradient = problem.target_gradient(target, config)
-        phi = torch.cat(
-            [
-                (left @ layer.to_matrix(gradient) @ right.T).flatten()
-                for layer in problem.layers
-                for left, right in [projections[layer.name]]
-            ]
-        )
+        matrices = {layer.name: layer.to_matrix(gradient) for layer in problem.layers}
+        phi = torch.cat([_project_matrix(m, *projections[name]) for name, m in matrices.items()])
         v = torch.cholesky_solve(phi.double()[:, None], factor)[:, 0].to(phi.dtype)
         directions[target] = _lift(v, problem.layers, projections)
     return directions
@@ -46,9 +42,12 @@ def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tenso
 
 def make_projection(
     layer: Layer, size: int, seed: int, device: torch.device | str = "cpu"
-) -> tuple[Float[Tensor, "size d_out"], Float[Tensor, "size d_in"]]:
-    """Two Rademacher matrices that keep inner products in expectation: a function of the seed, the
-    layer's name and its shape alone."""
+) -> tuple[Float[Tensor, "left d_out"], Float[Tensor, "right d_in"]]:
+    """Two Rademacher matrices that keep inner products in expectation.
+
+    A function of the seed, the layer's name and its shape alone. A side narrower than `size` keeps
+    its width.
+    """
     return (
         _rademacher(min(size, layer.d_out), layer.d_out, f"{seed}/{layer.name}/left").to(device),
         _rademacher(min(size, layer.d_in), layer.d_in, f"{seed}/{layer.name}/right").to(device),
@@ -66,6 +65,14 @@ def project(
     projected_grads = factors.output_grads @ left.T
     projected_inputs = factors.inputs @ right.T
     return (projected_grads.transpose(1, 2) @ projected_inputs).flatten(1)
+
+
+def _project_matrix(
+    gradient: Float[Tensor, "d_out d_in"],
+    left: Float[Tensor, "left d_out"],
+    right: Float[Tensor, "right d_in"],
+) -> Float[Tensor, " left*right"]:
+    return (left.to(gradient.dtype) @ gradient @ right.to(gradient.dtype).T).flatten()
 
 
 def _gram(
@@ -99,4 +106,4 @@ def _rademacher(rows: int, columns: int, key: str) -> Tensor:
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (rows, columns), generator=generator) * 2 - 1
-    return signs / rows**0.5
+    return signs.float() / math.sqrt(rows)

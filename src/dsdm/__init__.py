@@ -1,0 +1,47 @@
+"""Choose the training data that makes your language model better at your tasks.
+
+    experiment = dsdm.load_experiment("my.yaml")
+    run = dsdm.run_experiment(experiment)
+    scores = dsdm.run_scores(run, "ekfac")
+    chosen = dsdm.select(scores, dsdm.SelectionConfig(tokens=1e9))
+
+Names are loaded when they are first used, so that `import dsdm` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsdm.config import parse_config as parse_config
+    from dsdm.errors import DsdmError as DsdmError
+    from dsdm.experiment import Experiment as Experiment
+    from dsdm.experiment import load_experiment as load_experiment
+    from dsdm.pipeline import run_experiment as run_experiment
+    from dsdm.pipeline import run_status as run_status
+    from dsdm.pipeline.report import write_run_report as write_run_report
+    from dsdm.pipeline.select_stages import run_scores as run_scores
+    from dsdm.selection import Scores as Scores
+    from dsdm.selection import SelectionConfig as SelectionConfig
+    from dsdm.selection import select as select
+
+_MODULES = {
+    "DsdmError": "dsdm.errors",
+    "Experiment": "dsdm.experiment",
+    "Scores": "dsdm.selection",
+    "SelectionConfig": "dsdm.selection",
+    "load_experiment": "dsdm.experiment",
+    "parse_config": "dsdm.config",
+    "run_experiment": "dsdm.pipeline",
+    "run_scores": "dsdm.pipeline.select_stages",
+    "run_status": "dsdm.pipeline",
+    "select": "dsdm.selection",
+    "write_run_report": "dsdm.pipeline.report",
+}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'dsdm' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,0 +1,83 @@
+"""What each arm of a comparison is worth: held-out loss, and its difference to a control."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dsdm.evaluation.intervals import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_means,
+    paired_t_interval,
+)
+
+BASELINE = "random"
+ALL_TARGETS = "mean of targets"
+
+Losses = Mapping[str, Mapping[int, Mapping[str, np.ndarray]]]
+"""By arm, seed and target: the loss of each example in nats a target token."""
+
+
+@dataclass(frozen=True)
+class ComparedLoss:
+    """One arm on one target."""
+
+    target: str
+    arm: str
+    num_seeds: int
+    loss_nats: float
+    """Mean over examples, then over seeds."""
+    difference: Interval | None
+    """To the baseline, over the seeds that both have; None for the baseline itself."""
+    over: Literal["seeds", "examples"]
+    """What the interval is over: examples where both arms share a single seed."""
+
+
+def compare_losses(losses: Losses, baseline: str = BASELINE) -> list[ComparedLoss]:
+    """Every arm on every target, and on their mean where there are several; targets first."""
+    found = [by_target for seeds in losses.values() for by_target in seeds.values()]
+    targets = list(dict.fromkeys(target for by_target in found for target in by_target))
+    groups = {target: [target] for target in targets}
+    if len(targets) > 1:
+        groups[ALL_TARGETS] = targets
+    return [
+        _compare(losses, arm, baseline, name, group)
+        for name, group in groups.items()
+        for arm in losses
+        if losses[arm]
+    ]
+
+
+def _compare(
+    losses: Losses, arm: str, baseline: str, name: str, targets: list[str]
+) -> ComparedLoss:
+    seeds = losses[arm]
+    shared = sorted(set(seeds) & set(losses.get(baseline, {}))) if arm != baseline else []
+    pairs = [_paired(seeds[seed], losses[baseline][seed], targets) for seed in shared]
+    return ComparedLoss(
+        target=name,
+        arm=arm,
+        num_seeds=len(seeds),
+        loss_nats=float(np.mean([[s[t].mean() for t in targets] for s in seeds.values()])),
+        difference=_interval(pairs),
+        over="examples" if len(shared) < 2 else "seeds",
+    )
+
+
+def _paired(
+    found: Mapping[str, np.ndarray], control: Mapping[str, np.ndarray], targets: list[str]
+) -> list[np.ndarray]:
+    return [found[target] - control[target] for target in targets]
+
+
+def _interval(pairs: list[list[np.ndarray]]) -> Interval | None:
+    """The interval of the mean difference; one item of `pairs` is a seed's targets."""
+    if not pairs:
+        return None
+    means = np.array([np.mean([target.mean() for target in targets]) for targets in pairs])
+    if len(means) > 1:
+        return paired_t_interval(means)
+    resampled = [bootstrap_means(values, seed=i) for i, values in enumerate(pairs[0])]
+    return bootstrap_interval(float(means[0]), np.mean(resampled, axis=0))

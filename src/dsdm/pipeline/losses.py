@@ -1,0 +1,22 @@
+"""The losses that a comparison has measured so far."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dsdm.artifacts import load_manifest
+from dsdm.evaluation.arms import CompareConfig
+from dsdm.evaluation.comparison import Losses
+
+
+def load_losses(run_folder: Path, part: str, compare: CompareConfig, targets: list[str]) -> Losses:
+    """The loss of each example by arm, seed and target, of the evaluations that are finished."""
+    losses: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    for arm in compare.arms:
+        for seed in range(compare.seeds):
+            folder = run_folder / "evaluations" / part / f"{arm}-{seed}"
+            if load_manifest(folder) is not None:
+                losses.setdefault(arm, {})[seed] = {
+                    target: np.load(folder / f"{target}.npy") for target in targets
+                }
+    return losses

@@ -1,0 +1,247 @@
+"""What the report shows of a run's scores: memory for one column at a time."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dsdm.artifacts import load_manifest
+from dsdm.data.examples import Examples, load_examples
+from dsdm.data.tokenizer import Tokenizer, load_tokenizer
+from dsdm.evaluation.agreement import rank_correlations
+from dsdm.evaluation.figures import score_by_length, score_histogram
+from dsdm.evaluation.report import (
+    Calibration,
+    Excerpt,
+    ExcerptGroup,
+    Figure,
+    Matrix,
+    SourceShare,
+)
+from dsdm.experiment import Experiment
+from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores
+from dsdm.pipeline.select_stages import selected_candidates
+from dsdm.selection import Scores
+
+CALIBRATION = "calibration"
+MOST_SOURCES = 40
+MOST_COLUMNS = 24
+SAMPLE = 200_000
+EXCERPTS = 4
+EXCERPT_TOKENS = 1200
+LENGTH_BINS = 20
+
+
+@dataclass(frozen=True)
+class ScoredPool:
+    """The scores of a run with what was selected by them."""
+
+    folder: Path
+    experiment: Experiment
+    scores: Scores
+    selected: np.ndarray
+    """Whether each candidate is selected; all False before the selection."""
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        """Tokens in each candidate."""
+        return self.scores.num_tokens
+
+    @property
+    def path(self) -> Path:
+        """The scores file."""
+        return self.folder / "scores" / "all" / SCORES
+
+    def source_shares(self) -> tuple[list[SourceShare], int]:
+        """Each source's part, the largest first, and how many are summed in the last of them."""
+        names, codes = list(self.scores.source_names), self.scores.sources
+        kept, tokens = self.selected, self.num_tokens.astype(np.float64)
+        sums = np.stack(
+            [
+                np.bincount(codes, weights, len(names))
+                for weights in (kept * tokens, tokens, kept, None, self.scores.values)
+            ]
+        )
+        order = np.lexsort((np.arange(len(names)), -sums[1], -sums[0]))
+        names, sums = [names[i] for i in order], sums[:, order]
+        num_other = len(names) - MOST_SOURCES if len(names) > MOST_SOURCES + 1 else 0
+        if num_other:
+            names = [*names[:MOST_SOURCES], "other sources"]
+            rest = sums[:, MOST_SOURCES:].sum(axis=1, keepdims=True)
+            sums = np.hstack([sums[:, :MOST_SOURCES], rest])
+        return _shares(names, sums), num_other
+
+    def figures(self) -> list[Figure]:
+        """The distribution of scores, and scores by length where lengths differ."""
+        values = self.scores.values
+        histogram = score_histogram("scores", values, values[self.selected])
+        figures = [Figure("Scores of the pool and of what is selected", histogram)]
+        bins = _length_bins(self.num_tokens)
+        if len(bins) > 2:
+            lengths = np.array([np.median(self.num_tokens[rows]) for rows in bins])
+            quantiles = np.stack([np.quantile(values[rows], [0.1, 0.5, 0.9]) for rows in bins])
+            svg = score_by_length("lengths", lengths, quantiles)
+            figures.append(Figure("Scores by length of the candidate", svg))
+        return figures
+
+    def length_correlation(self) -> float:
+        """Rank correlation of score with length; NaN where all lengths are the same."""
+        sample = self._sample
+        columns = [self.scores.values[sample], self.num_tokens[sample].astype(float)]
+        return float(rank_correlations(columns)[0, 1])
+
+    def excerpts(self) -> list[ExcerptGroup]:
+        """The best, the worst, and those near the cut."""
+        values, count = self.scores.values, int(self.selected.sum())
+        order = np.argsort(-values, kind="stable")
+        groups = {"Best": order[:EXCERPTS], "Worst": order[-EXCERPTS:][::-1]}
+        if 0 < count < len(values):
+            near = slice(max(0, count - EXCERPTS // 2), count + EXCERPTS // 2)
+            groups["Near the cut"] = order[near]
+        return [
+            ExcerptGroup(title, [self._excerpt(int(candidate)) for candidate in candidates])
+            for title, candidates in groups.items()
+        ]
+
+    def agreement(self) -> list[Matrix]:
+        """Correlations of the scores' columns."""
+        names = _scored_columns(pq.read_schema(self.path).names)
+        columns = [self._column(name)[self._sample] for name in names]
+        if len(names) < 2:
+            return []
+        correlations = rank_correlations(columns)
+        over = f"{len(self._sample):,} candidates"
+        return [Matrix("Scores", over, f"Over {over}.", names, correlations)]
+
+    def _excerpt(self, candidate: int) -> Excerpt:
+        tokens = self._examples.tokens_of(candidate)[:EXCERPT_TOKENS]
+        return Excerpt(
+            candidate=candidate,
+            id=self._id(candidate),
+            source=self.scores.source_names[self.scores.sources[candidate]],
+            score=float(self.scores.values[candidate]),
+            num_tokens=int(self.num_tokens[candidate]),
+            selected=bool(self.selected[candidate]),
+            text=self._tokenizer.decode(tokens),
+        )
+
+    def _id(self, candidate: int) -> str:
+        """Reads one row group: the ids of a whole pool are too many."""
+        with pq.ParquetFile(self.path) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if candidate < first + count:
+                    ids = file.read_row_group(group, columns=["id"])["id"]
+                    return str(ids[candidate - first].as_py())
+                first += count
+        raise IndexError(f"{candidate} is not in {self.path}")
+
+    @cached_property
+    def _examples(self) -> Examples:
+        folders = sorted(path for path in (self.folder / "examples").glob("[0-9]*"))
+        return load_examples(folders, self.experiment.examples.unit)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.folder / "tokenizer")
+
+    @cached_property
+    def _sample(self) -> np.ndarray:
+        """Candidates that correlations are taken over: all, or as many drawn as are enough."""
+        count = len(self.num_tokens)
+        if count <= SAMPLE:
+            return np.arange(count)
+        return np.sort(np.random.default_rng(0).choice(count, SAMPLE, replace=False))
+
+    def _column(self, name: str) -> np.ndarray:
+        return np.asarray(pq.read_table(self.path, columns=[name])[name].to_numpy())
+
+
+def load_scored_pool(folder: Path, experiment: Experiment) -> ScoredPool | None:
+    """The merged scores of a run and its selection; None before there are scores."""
+    manifest = load_manifest(folder / "scores" / "all")
+    if manifest is None:
+        return None
+    scores = load_scores(folder / "scores" / "all" / SCORES, "score", manifest.fingerprint)
+    selected = np.zeros(len(scores.values), bool)
+    selection = load_manifest(folder / "selection")
+    # A selection from earlier scores would mark the wrong candidates.
+    if selection is not None and selection.inputs["scores/all"] == manifest.fingerprint:
+        selected[selected_candidates(folder / "selection")] = True
+    return ScoredPool(folder, experiment, scores, selected)
+
+
+def calibrations(folder: Path, experiment: Experiment) -> Iterator[Calibration]:
+    """How each direction that was scored forward agrees with its exact derivative."""
+    for method, proxy, directions in _direction_folders(folder, experiment):
+        found = json.loads((directions / f"{CALIBRATION}.json").read_text(encoding="utf-8"))
+        for target, line in found["steps"].items():
+            yield Calibration(method, str(proxy), target, line["step"], line["correlation"])
+
+
+def calibration_agreement(folder: Path, experiment: Experiment) -> Iterator[Matrix]:
+    """For each method, how proxies and targets agree in the exact scores of calibration rows."""
+    by_method: dict[str, dict[str, np.ndarray]] = {}
+    for method, proxy, directions in _direction_folders(folder, experiment):
+        with np.load(directions / f"{CALIBRATION}.npz") as exact:
+            targets = [target.name for target in experiment.targets]
+            found = {f"{method}.{proxy}.{target}": exact[target] for target in targets}
+        by_method.setdefault(method, {}).update(found)
+    for method, columns in by_method.items():
+        names = list(columns)[:MOST_COLUMNS]
+        if len(names) > 1:
+            correlations = rank_correlations([columns[name] for name in names])
+            num_rows = len(columns[names[0]])
+            over = f"{num_rows:,} calibration rows"
+            note = f"Over {over}; chance alone gives ±{1 / math.sqrt(num_rows):.2f}."
+            yield Matrix(f"Exact scores, {method}", over, note, names, correlations)
+
+
+def _direction_folders(folder: Path, experiment: Experiment) -> Iterator[tuple[str, int, Path]]:
+    for method in experiment.directions.estimators:
+        for proxy in range(experiment.proxies.count):
+            directions = folder / "directions" / method / str(proxy)
+            if load_manifest(directions) is not None:
+                yield method, proxy, directions
+
+
+def _scored_columns(names: Sequence[str]) -> list[str]:
+    """The methods, then METHOD.PROXY.TARGET: without single examples, and not too many."""
+    found = [n for n in names if n not in (*PROVENANCE, "score") and not n.endswith("]")]
+    found = sorted(found, key=lambda name: (name.count(".") > 0, not name.endswith(".mix"), name))
+    return found[:MOST_COLUMNS]
+
+
+def _shares(names: Sequence[str], sums: np.ndarray) -> list[SourceShare]:
+    selected_total, pool_total = max(sums[0].sum(), 1.0), sums[1].sum()
+    return [
+        SourceShare(
+            name=name,
+            selected_share=selected_tokens / selected_total,
+            pool_share=pool_tokens / pool_total,
+            selected_candidates=int(num_selected),
+            pool_candidates=int(num_pool),
+            mean_score=score / max(num_pool, 1),
+        )
+        for name, (selected_tokens, pool_tokens, num_selected, num_pool, score) in zip(
+            names, sums.T.tolist(), strict=True
+        )
+    ]
+
+
+def _length_bins(lengths: np.ndarray) -> list[np.ndarray]:
+    """Candidates of about the same length, in equal parts, each of some ten at least."""
+    count = min(LENGTH_BINS, max(1, len(lengths) // 10))
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, count + 1)))
+    place = np.searchsorted(edges[1:-1], lengths, side="right")
+    bins = [np.flatnonzero(place == i) for i in range(len(edges) - 1)]
+    return [rows for rows in bins if len(rows)]
+
+
+__all__ = ["ScoredPool", "calibration_agreement", "calibrations", "load_scored_pool"]

@@ -1,0 +1,279 @@
+"""What each stage of a run costs, counted in tokens and passes at measured speeds."""
+
+import math
+from dataclasses import dataclass
+
+from dsdm.datamodel.estimate import scored_targets
+from dsdm.datamodel.scoring import scores_forward
+from dsdm.experiment import Experiment
+from dsdm.pipeline.calibration import Speed
+from dsdm.pipeline.pool_sample import PoolSample
+
+JVP_PASSES = 4
+"""Forward passes that one exact slope costs (forward mode, plain attention and logits)."""
+LOGITS_HELD = 6
+"""Copies of a batch's logits that an exact slope holds."""
+EXPORT_SECONDS_A_BYTE = 2e-8
+"""To read the pool once more and write what is selected."""
+SCORES_SECONDS_A_CANDIDATE = 1e-5
+"""To write, merge and sort the scores."""
+LINE_BYTES = 60
+"""Of a candidate in a table: where it is from."""
+
+Number = int | float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage or several; memory is the largest."""
+
+    tokens: Number = 0.0
+    seconds: Number = 0.0
+    flops: Number = 0.0
+    disk: Number = 0.0
+    memory: Number = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.tokens + other.tokens,
+            self.seconds + other.seconds,
+            self.flops + other.flops,
+            self.disk + other.disk,
+            max(self.memory, other.memory),
+        )
+
+    def share(self, share: Number) -> "Cost":
+        """The cost of a part of the work; its memory is needed as long as any is left."""
+        return Cost(
+            self.tokens * share,
+            self.seconds * share,
+            self.flops * share,
+            self.disk * share,
+            self.memory if share else 0.0,
+        )
+
+
+@dataclass(frozen=True)
+class TargetCounts:
+    """Rows and tokens of all targets."""
+
+    fit_rows: Number
+    fit_tokens: Number
+    evaluated_tokens: Number
+    """In the parts that the comparison looks at."""
+    seconds: Number
+    """To read and tokenize them all."""
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """The model of the comparison, which is not timed by itself."""
+
+    parameters: int
+    flops_a_token: Number
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the counting goes by."""
+
+    pool: PoolSample
+    speed: Speed
+    compared: ComparedModel
+    targets: TargetCounts
+    overlap_seconds: Number
+    """To look for shared words in one token of the pool."""
+
+
+def budget_tokens(experiment: Experiment, pool: PoolSample) -> Number:
+    """Tokens that will be selected."""
+    selection = experiment.selection
+    if selection.tokens is not None:
+        return selection.tokens
+    if selection.fraction is not None:
+        return selection.fraction * pool.tokens
+    assert selection.candidates is not None
+    return selection.candidates * pool.tokens / _num_candidates(experiment, pool)
+
+
+def stage_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
+    """The whole cost of each stage, in order."""
+    base = measured.speed.base_bytes
+    pool = measured.pool
+    share = budget_tokens(experiment, pool) / pool.tokens
+    num_candidates = _num_candidates(experiment, pool)
+    choosing = Cost(
+        seconds=SCORES_SECONDS_A_CANDIDATE * num_candidates,
+        disk=share * LINE_BYTES * num_candidates,
+        memory=base + 100 * num_candidates,
+    )
+    exporting = Cost(
+        seconds=EXPORT_SECONDS_A_BYTE * pool.text_bytes, disk=share * pool.file_bytes, memory=base
+    )
+    return {
+        "tokenizer": Cost(seconds=pool.tokenizer_seconds, memory=base),
+        "examples": _examples(measured),
+        "targets": Cost(seconds=measured.targets.seconds, memory=base),
+        "overlap": Cost(seconds=measured.overlap_seconds * pool.tokens, memory=base),
+        "proxies": _proxies(experiment, measured),
+        "directions": _directions(experiment, measured),
+        "scores": _scores(experiment, measured),
+        "selection": choosing,
+        "dataset": exporting,
+        "models": _models(experiment, measured),
+        "evaluations": _evaluations(experiment, measured),
+    }
+
+
+def _examples(measured: Measured) -> Cost:
+    pool = measured.pool
+    token_bytes = 2 if pool.tokenizer.vocab_size <= 1 << 16 else 4
+    return Cost(
+        tokens=pool.tokens,
+        seconds=pool.seconds_a_token * pool.tokens,
+        disk=token_bytes * pool.tokens + LINE_BYTES * pool.documents + 20 * pool.rows,
+        memory=measured.speed.base_bytes + 30 * pool.rows,
+    )
+
+
+def _proxies(experiment: Experiment, measured: Measured) -> Cost:
+    proxies, speed = experiment.proxies, measured.speed
+    tokens = proxies.count * proxies.fraction * proxies.epochs * measured.pool.tokens
+    batch = min(proxies.train.batch_tokens, proxies.train.micro_batch_tokens)
+    return Cost(
+        tokens=tokens,
+        seconds=tokens / speed.train,
+        flops=3 * tokens * speed.flops_a_token,
+        disk=4 * speed.parameters * proxies.count,
+        memory=speed.base_bytes + 16 * speed.parameters + speed.activation_bytes * batch,
+    )
+
+
+def _directions(experiment: Experiment, measured: Measured) -> Cost:
+    methods = experiment.directions.estimators
+    one_proxy = sum((_direction(name, experiment, measured) for name in methods), Cost())
+    count = experiment.proxies.count
+    return Cost(
+        one_proxy.tokens * count,
+        one_proxy.seconds * count,
+        one_proxy.flops * count,
+        one_proxy.disk * count,
+        one_proxy.memory,
+    )
+
+
+def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
+    """One estimator for one proxy: targets, curvature, exact slopes on the calibration rows."""
+    config, scores, speed = experiment.directions, experiment.scores, measured.speed
+    layers = speed.layers
+    num_directions = len(experiment.targets) * (1 + scores.per_example)
+    row_tokens = measured.pool.tokens / measured.pool.rows
+    sample = min(config.curvature_rows, measured.pool.rows) * row_tokens
+    passes = {"ekfac": 2.0, "trak": 1.0}.get(method, 0.0)
+    gradient_tokens = passes * sample + measured.targets.fit_tokens * (1 + scores.per_example / 9)
+    wanted = _num_wanted(experiment)
+    slopes = num_directions + (wanted if scores_forward(scores, wanted) else 0)
+    slope_tokens = JVP_PASSES * slopes * scores.calibration_rows * row_tokens
+    extra, solving, state = _curvature(method, experiment, measured, sample)
+    gradient_flops = 3 * speed.flops_a_token
+    seconds = (
+        gradient_tokens / speed.gradient
+        + slope_tokens / speed.forward
+        + extra / (speed.gradient * gradient_flops)
+        + solving
+    )
+    batch = min(config.batch_tokens, sample) * (speed.activation_bytes + 4 * layers.widths)
+    exact_tokens = min(scores.batch_tokens, scores.calibration_rows * row_tokens)
+    exact = exact_tokens * (LOGITS_HELD * 4 * speed.vocab_size + speed.activation_bytes)
+    directions = (num_directions + 1) * 4 * layers.weights
+    return Cost(
+        tokens=gradient_tokens,
+        seconds=seconds,
+        flops=gradient_tokens * gradient_flops + slope_tokens * speed.flops_a_token + extra,
+        disk=(len(experiment.targets) + 1) * 4 * layers.weights,
+        memory=speed.base_bytes + 4 * speed.parameters + directions + max(batch + state, exact),
+    )
+
+
+def _curvature(
+    method: str, experiment: Experiment, measured: Measured, sample: Number
+) -> tuple[Number, Number, Number]:
+    """FLOPs beside the passes, seconds to decompose, and bytes held."""
+    layers, config, speed = measured.speed.layers, experiment.directions, measured.speed
+    row_tokens = measured.pool.tokens / measured.pool.rows
+    if method == "ekfac":
+        flops = sample * (4 * layers.squares + 2 * layers.weights)
+        batch_rows = max(1.0, min(config.batch_tokens, sample) / row_tokens)
+        held = 8 * 2 * layers.squares + 8 * layers.weights + 8 * batch_rows * layers.largest
+        return flops, speed.eigh_seconds * layers.cubes, held
+    if method == "trak":
+        dim = layers.count * config.projection**2
+        flops = sample * 2 * config.projection * layers.widths + 2 * sample / row_tokens * dim**2
+        return flops, speed.eigh_seconds * dim**3 / 30, 8.0 * 2 * dim**2
+    return 0.0, 0.0, 0.0
+
+
+def _scores(experiment: Experiment, measured: Measured) -> Cost:
+    config, speed, pool = experiment.scores, measured.speed, measured.pool
+    wanted = _num_wanted(experiment)
+    models = len(experiment.directions.estimators) * experiment.proxies.count
+    tokens = models * pool.tokens
+    forward = scores_forward(config, wanted)
+    passes = 2.0 * wanted if forward else 2.0 + wanted
+    # A backward pass for scores reads at the speed of the directions' gradients.
+    rate = speed.forward / passes if forward else 3 * speed.gradient / passes
+    copies = 2 if forward else wanted
+    columns = 1 + len(experiment.directions.estimators) + models * (wanted + 1)
+    num_candidates = _num_candidates(experiment, pool)
+    activations = speed.activation_bytes * (0.3 if forward else 1.0)
+    return Cost(
+        tokens=passes * tokens,
+        seconds=tokens / rate + SCORES_SECONDS_A_CANDIDATE * num_candidates,
+        flops=passes * tokens * speed.flops_a_token,
+        disk=2 * num_candidates * (LINE_BYTES + 4 * columns),
+        memory=speed.base_bytes
+        + 4 * speed.parameters
+        + (copies + 1) * 4 * speed.layers.weights
+        + min(config.batch_tokens, pool.tokens) * activations,
+    )
+
+
+def _models(experiment: Experiment, measured: Measured) -> Cost:
+    compare, speed, model = experiment.compare, measured.speed, measured.compared
+    if compare is None:
+        return Cost()
+    count = len(compare.arms) * compare.seeds
+    tokens = count * compare.epochs * budget_tokens(experiment, measured.pool)
+    slower = model.flops_a_token / speed.flops_a_token
+    batch = min(compare.train.batch_tokens, compare.train.micro_batch_tokens)
+    return Cost(
+        tokens=tokens,
+        seconds=tokens / speed.train * slower,
+        flops=3 * tokens * model.flops_a_token,
+        disk=4 * model.parameters * count,
+        memory=speed.base_bytes
+        + 16 * model.parameters
+        + speed.activation_bytes * batch * math.sqrt(slower),
+    )
+
+
+def _evaluations(experiment: Experiment, measured: Measured) -> Cost:
+    compare, speed, model = experiment.compare, measured.speed, measured.compared
+    if compare is None:
+        return Cost()
+    tokens = len(compare.arms) * compare.seeds * measured.targets.evaluated_tokens
+    return Cost(
+        tokens=tokens,
+        seconds=tokens / speed.forward * model.flops_a_token / speed.flops_a_token,
+        flops=tokens * model.flops_a_token,
+        memory=speed.base_bytes + 4 * model.parameters,
+    )
+
+
+def _num_wanted(experiment: Experiment) -> int:
+    """Directions that candidates are scored along, for each estimator and proxy."""
+    return len(scored_targets([t.name for t in experiment.targets], experiment.scores))
+
+
+def _num_candidates(experiment: Experiment, pool: PoolSample) -> Number:
+    return pool.rows if experiment.examples.unit == "row" else pool.documents

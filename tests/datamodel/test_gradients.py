@@ -1,0 +1,190 @@
+"""Gradients from factors against one backward pass for each example."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import Row, collate
+from dsdm.datamodel.gradients import factors_of, linear_layers, mean_gradient
+from dsdm.errors import ModelError, NumericalError
+from dsdm.lm.config import Output
+from tests.conftest import VOCAB, random_rows, tiny_model
+from tests.oracles import assert_same, layer_gradients, loop_gradient
+
+OUTPUTS: tuple[Output, ...] = ("loglik", "margin")
+
+
+def assert_factors_are_gradients(
+    model: PreTrainedModel, rows: list[Row], output: Output = "margin"
+) -> None:
+    layers = linear_layers(model)
+    factors = factors_of(model, layers, collate(rows), output)
+    assert list(factors) == [layer.name for layer in layers]
+    all_expected = layer_gradients(model, layers, rows, output)
+    for layer in layers:
+        found = factors[layer.name]
+        gradients = found.output_grads.transpose(1, 2) @ found.inputs
+        assert gradients.shape == (len(rows), layer.d_out, layer.d_in)
+        expected = all_expected[layer.name]
+        torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12, msg=layer.name)
+        # No test of zeros against zeros.
+        assert expected.flatten(1).norm(dim=1).min() > 1e-6
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("answer_start", [1, 3])
+def test_factors_of_padded_rows_give_each_examples_gradient(
+    model: PreTrainedModel, output: Output, answer_start: int
+) -> None:
+    rows = [row for row in random_rows(8, answer_start=answer_start).rows if len(row.tokens) > 3]
+    assert len({len(row.tokens) for row in rows}) > 1
+    assert_factors_are_gradients(model, rows, output)
+
+
+def test_padding_is_marked_as_not_present() -> None:
+    model = tiny_model("llama")
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    rows = [Row(np.arange(n), answer_start=2) for n in (4, 7)]
+    factors = factors_of(model, linear_layers(model), collate(rows), "margin")
+    once, twice = (
+        factors[f"model.layers.0.{m}.weight"] for m in ("self_attn.q_proj", "mlp.up_proj")
+    )
+    expected = [[True] * 3 + [False] * 3, [True] * 6]
+    assert once.present.tolist() == expected
+    assert twice.present.tolist() == [row * 2 for row in expected]
+    for found in (once, twice):
+        assert not found.output_grads[~found.present].any()
+
+
+def test_one_example_of_two_tokens_is_enough(model: PreTrainedModel) -> None:
+    assert_factors_are_gradients(model, random_rows(1, longest=3).rows)
+
+
+def test_a_module_that_is_called_twice_has_the_gradient_of_both_calls() -> None:
+    for name in ("gpt2", "llama"):
+        model = tiny_model(name)
+        blocks = model.transformer.h if name == "gpt2" else model.model.layers
+        num_layers = len(linear_layers(model))
+        blocks[1].mlp = blocks[0].mlp
+        assert len(linear_layers(model)) < num_layers
+        assert_factors_are_gradients(model, random_rows(4).rows)
+
+
+def test_a_block_that_is_called_twice_has_the_gradient_of_both_calls() -> None:
+    model = tiny_model("gpt2")
+    model.transformer.h[1].mlp = model.transformer.h[0].mlp
+    model.transformer.h[1].attn.c_proj = model.transformer.h[0].attn.c_proj
+    assert_factors_are_gradients(model, random_rows(4).rows)
+
+
+def test_two_modules_that_share_a_weight_are_one_layer() -> None:
+    model = tiny_model("llama")
+    one, two = (block.mlp for block in model.model.layers)
+    two.up_proj.weight = one.up_proj.weight
+    shared = [la for la in linear_layers(model) if len(la.modules) > 1]
+    assert [layer.name for layer in shared] == ["model.layers.0.mlp.up_proj.weight"]
+    assert_factors_are_gradients(model, random_rows(4).rows)
+
+
+def test_two_modules_that_share_weight_and_bias_are_one_layer() -> None:
+    model = tiny_model("gpt2")
+    one, two = (block.mlp.c_fc for block in model.transformer.h)
+    two.weight, two.bias = one.weight, one.bias
+    assert_factors_are_gradients(model, random_rows(4).rows)
+
+
+def test_a_weight_shared_with_another_bias_is_refused() -> None:
+    model = tiny_model("gpt2")
+    one, two = (block.mlp.c_fc for block in model.transformer.h)
+    two.weight = one.weight
+    with pytest.raises(ModelError, match=r"h\.0\.mlp\.c_fc\.weight` is shared by layers"):
+        linear_layers(model)
+
+
+def test_layers_are_those_of_the_body(model: PreTrainedModel) -> None:
+    names = [name for layer in linear_layers(model) for name in layer.parameter_names]
+    assert len(set(names)) == len(names)
+    named = dict(model.named_parameters())
+    left_out = {n for n in named if n not in names}
+    words = ("wte", "wpe", "ln_", "norm", "embed", "lm_head")
+    assert all(any(word in name for word in words) for name in left_out)
+    assert any(named[name].ndim == 2 for name in names)
+
+
+def test_matrices_and_tensors_convert_without_loss(model: PreTrainedModel) -> None:
+    named = {n: p.detach() for n, p in model.named_parameters()}
+    for layer in linear_layers(model):
+        matrix = layer.to_matrix(named)
+        assert matrix.shape == (layer.d_out, layer.d_in)
+        assert_same(layer.from_matrix(matrix), {n: named[n] for n in layer.parameter_names})
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    model = tiny_model("gpt2")
+    model.transformer.h = nn.ModuleList()
+    with pytest.raises(ModelError, match="no linear layer"):
+        linear_layers(model)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("batch_tokens", [1, 24, 1000])
+def test_the_mean_gradient_is_that_of_a_loop(
+    model: PreTrainedModel, output: Output, batch_tokens: int
+) -> None:
+    rows = random_rows(7, answer_start=2)
+    names = [name for name, _ in model.named_parameters()]
+    ours = mean_gradient(model, rows, output, names, batch_tokens=batch_tokens)
+    assert_same(ours, loop_gradient(model, rows.rows, output))
+
+
+def test_each_example_weighs_the_same_however_many_tokens_it_counts() -> None:
+    model = tiny_model()
+    rows = random_rows(2)
+    rows.rows[0] = Row(rows.rows[0].tokens[:2])
+    rows.rows[1] = Row(torch.arange(9).numpy() % VOCAB)
+    name = linear_layers(model)[0].name
+    whole = mean_gradient(model, rows, "loglik", [name], batch_tokens=100)[name]
+    short, long = (loop_gradient(model, [row], "loglik", [name])[name] for row in rows.rows)
+    torch.testing.assert_close(whole, (short + long) / 2, rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_that_is_not_finite_is_refused_by_name() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.transformer.wte.weight[5] = float("inf")
+    layer = linear_layers(model)[0]
+    with pytest.raises(NumericalError, match=r"gradient of `transformer\.h\.0"):
+        mean_gradient(model, random_rows(9), "loglik", [layer.name], batch_tokens=100)
+
+
+def test_factors_leave_the_model_as_it_was(model: PreTrainedModel) -> None:
+    named = dict(model.named_parameters())
+    next(iter(named.values())).requires_grad_(False)
+    before = {n: p.requires_grad for n, p in named.items()}
+    factors_of(model, linear_layers(model), collate(random_rows(2).rows), "margin")
+    assert {n: p.requires_grad for n, p in named.items()} == before
+    assert all(p.grad is None for p in named.values())
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_the_model_is_as_it_was_after_an_error_too() -> None:
+    model = tiny_model()
+    batch = collate([Row(torch.arange(20).numpy())])  # longer than the model's positions
+    with pytest.raises((IndexError, RuntimeError)):
+        factors_of(model, linear_layers(model), batch, "margin")
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_factors_in_bfloat16_are_near_those_in_float32() -> None:
+    model = tiny_model("gpt2", scale=1.0).float()
+    layers, batch = linear_layers(model), collate(random_rows(6).rows)
+    exact = factors_of(model, layers, batch, "margin")
+    rounded = factors_of(model, layers, batch, "margin", "bfloat16")
+    for name, one in exact.items():
+        other = rounded[name]
+        assert other.inputs.dtype == other.output_grads.dtype == torch.float32
+        pair = [(f.output_grads.transpose(1, 2) @ f.inputs).flatten() for f in (one, other)]
+        assert torch.cosine_similarity(*pair, dim=0) > 0.99

@@ -1,0 +1,210 @@
+"""The report and the summary of real runs, finished and not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dsdm.artifacts import load_manifest
+from dsdm.cli import main
+from dsdm.errors import ArtifactError
+from dsdm.experiment import Experiment, load_experiment
+from dsdm.pipeline import Run, run_experiment
+from dsdm.pipeline.report import collect_report, stage_costs, write_run_report
+from dsdm.pipeline.summary import summary_lines
+from tests.tiny_runs import write_data, write_experiment
+
+HOSTILE = "<script>alert(1)</script> {{ 7*7 }} \x07 "
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A finished run with two methods, two proxies and a comparison over two seeds."""
+    folder = tmp_path_factory.mktemp("reported")
+    write_data(folder)
+    add_awkward_records(folder / "pool" / "c.jsonl")
+    path = write_experiment(
+        folder,
+        pool={"max_rejected_share": 0.5},
+        proxies={"count": 2, "epochs": 1.0},
+        directions={"estimators": ["ekfac", "gradient"]},
+        scores={"method": "forward", "min_correlation": -1.0},
+        compare={"arms": ["top", "random"], "epochs": 1, "seeds": 2},
+    )
+    experiment = load_experiment(path, [])
+    run_experiment(experiment)
+    return experiment
+
+
+def add_awkward_records(path: Path) -> None:
+    """Hostile documents of a hostile source, a duplicate of one, and a record without text."""
+    texts = [*(HOSTILE + str(i) * 20 for i in range(10)), HOSTILE + "0" * 20, None]
+    records = [
+        {"id": f"{HOSTILE}{i}", "source": HOSTILE, "text": text} for i, text in enumerate(texts)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def run(experiment: Experiment) -> Run:
+    return Run(experiment)
+
+
+def copy_of(run: Run, tmp_path: Path) -> Path:
+    return shutil.copytree(run.folder, tmp_path / "copy")
+
+
+def test_the_report_counts_what_the_manifests_count(run):
+    report = collect_report(run.folder)
+    counts = load_manifest(run.folder / "selection").counts
+    assert report.selected.candidates == counts["candidates"]
+    assert report.selected.pool_tokens == counts["pool_tokens"]
+    assert report.counts["documents"] == 90
+    assert report.counts["duplicates"] == 1
+    assert sum(report.rejections.values()) == report.counts["rejected"] == 1
+    assert [overlap.target for overlap in report.overlaps] == ["words"]
+
+
+def test_shares_of_sources_sum_to_one(run):
+    sources = collect_report(run.folder).sources
+    assert sum(source.selected_share for source in sources) == pytest.approx(1)
+    assert sum(source.pool_share for source in sources) == pytest.approx(1)
+    assert sum(source.pool_candidates for source in sources) == 90
+    assert HOSTILE in [source.name for source in sources]
+
+
+def test_best_and_worst_are_the_extremes(run):
+    table = pq.read_table(run.folder / "scores" / "all" / "scores.parquet")
+    groups = {group.title: group.excerpts for group in collect_report(run.folder).excerpts}
+    assert groups["Best"][0].score == max(table["score"].to_pylist())
+    assert groups["Worst"][0].score == min(table["score"].to_pylist())
+    best = groups["Best"][0]
+    assert best.id == table["id"][best.candidate].as_py()
+    assert best.text == run.examples.text_of(best.candidate, run.tokenizer)
+    assert {excerpt.selected for excerpt in groups["Near the cut"]} == {True, False}
+
+
+def test_agreement_is_reported_for_each_method(run):
+    report = collect_report(run.folder)
+    assert {(line.method, line.between) for line in report.agreements} == {
+        ("ekfac", "proxies"),
+        ("gradient", "proxies"),
+    }
+    # Two of each: over the candidates and over the calibration rows.
+    assert len(report.agreements) == 4
+    assert report.matrices[0].labels[:2] == ["ekfac", "gradient"]
+
+
+def test_every_direction_has_its_calibration(run):
+    lines = collect_report(run.folder).calibrations
+    assert [(line.method, line.proxy) for line in lines] == [
+        ("ekfac", "0"),
+        ("ekfac", "1"),
+        ("gradient", "0"),
+        ("gradient", "1"),
+    ]
+
+
+def test_costs_are_sums_over_artifacts(run):
+    costs = {cost.stage: cost for cost in stage_costs(run.folder)}
+    files = [run.folder / "proxies" / name / "cost.json" for name in "01"]
+    expected = [json.loads(file.read_text()) for file in files]
+    assert costs["proxies"].artifacts == 2
+    assert costs["proxies"].flops == sum(cost["flops"] for cost in expected)
+    assert "times the FLOPs of training one target model" in collect_report(run.folder).cost_note
+
+
+def test_the_page_is_the_same_when_written_again(run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    first = write_run_report(folder).read_bytes()
+    assert write_run_report(folder).read_bytes() == first
+    assert not list(folder.glob(".report*"))
+
+
+def test_pool_text_is_inert_in_the_page(run, tmp_path):
+    page = write_run_report(copy_of(run, tmp_path)).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ 7*7 }}" in page
+    assert "\x07" not in page
+
+
+def test_a_run_folder_is_enough_wherever_it_is(run, tmp_path, monkeypatch):
+    folder = copy_of(run, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dsdm.pipeline.run.list_pool_files", None)
+    assert write_run_report(Path("copy")) == Path("copy/report.html")
+    assert (folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        ["selection", "dataset", "models", "evaluations"],
+        ["scores", "selection"],
+        ["directions", "scores", "selection", "evaluations"],
+        ["examples", "targets", "overlap", "directions", "scores", "selection", "models"],
+    ],
+)
+def test_an_unfinished_run_has_a_report(run, tmp_path, gone):
+    folder = copy_of(run, tmp_path)
+    for stage in gone:
+        shutil.rmtree(folder / stage)
+    page = write_run_report(folder).read_text(encoding="utf-8")
+    assert "Nothing is selected yet" in page
+    assert ('id="sources"' in page) == ("scores" not in gone)
+
+
+def test_a_selection_from_other_scores_is_not_shown(run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    manifest = folder / "selection" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["inputs"]["scores/all"] = "earlier"
+    manifest.write_text(json.dumps(content))
+    assert collect_report(folder).selected is None
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    with pytest.raises(ArtifactError, match=r"no experiment\.yaml"):
+        write_run_report(tmp_path)
+    assert main(["report", str(tmp_path)]) == 2
+    assert "Give the `run`" in capsys.readouterr().err
+
+
+def test_the_summary_says_what_was_selected_and_where_it_is(run):
+    lines = summary_lines(run)
+    counts = load_manifest(run.folder / "selection").counts
+    assert f"{counts['candidates']:,} of {counts['pool_candidates']:,} candidates" in lines[0]
+    assert f"{counts['tokens'] / counts['pool_tokens']:.1%}" in lines[0]
+    assert str(run.folder / "dataset") in lines[1]
+    assert str(run.folder / "scores" / "all" / "scores.parquet") in lines[2]
+
+
+def test_the_summary_compares_over_seeds(run):
+    lines = summary_lines(run)
+    mean = np.mean(
+        [
+            np.load(run.folder / "evaluations" / "report" / f"top-{seed}" / "words.npy").mean()
+            for seed in range(2)
+        ]
+    )
+    (top,) = [line for line in lines if line.startswith("words") and " top " in line]
+    assert f"{mean:.4f}" in top
+    assert " to " in top
+    assert "paired t over the seeds" in lines[-1]
+
+
+def test_the_summary_of_one_seed_says_that_its_interval_is_over_examples(run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    for arm in ("top", "random"):
+        shutil.rmtree(folder / "evaluations" / "report" / f"{arm}-1")
+    lines = summary_lines(Run(load_experiment(folder / "experiment.yaml", [("run", str(folder))])))
+    assert "paired bootstrap over the examples" in lines[-1]
+    assert "compare.seeds" in lines[-1]
+
+
+def test_the_summary_of_a_run_that_selected_nothing_says_so(tmp_path):
+    lines = summary_lines(Run(load_experiment(write_experiment(tmp_path), [])))
+    assert lines[0] == "selected  nothing yet"

@@ -1,0 +1,126 @@
+"""Finished work on disk is whole or absent, and says what it was made with."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from dsdm import artifacts
+from dsdm.artifacts import compare_manifest, load_cost, load_manifest, write_json, writing
+from dsdm.errors import ArtifactError
+
+
+def make(path: Path, config: object = 1, content: str = "content") -> None:
+    with writing(path, config=config, inputs={"in": "abc"}) as draft:
+        (draft.path / "data.txt").write_text(content)
+        draft.counts["lines"] = 1
+        draft.flops = 2.0
+
+
+def test_a_finished_artifact_has_its_content_manifest_and_cost(tmp_path: Path) -> None:
+    make(tmp_path / "a" / "b", config={"x": 1})
+    manifest = load_manifest(tmp_path / "a" / "b")
+    assert manifest is not None
+    assert (manifest.config, manifest.inputs) == ({"x": 1}, {"in": "abc"})
+    assert manifest.counts == {"lines": 1}
+    assert load_cost(tmp_path / "a" / "b")["flops"] == 2.0
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_the_same_work_writes_the_same_bytes(tmp_path: Path) -> None:
+    def content(name: str) -> dict[str, bytes]:
+        make(tmp_path / name)
+        files = [path for path in (tmp_path / name).iterdir() if path.name != "cost.json"]
+        return {path.name: path.read_bytes() for path in files}
+
+    assert content("a") == content("b")
+
+
+def test_work_that_fails_leaves_no_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / "a", config=1, inputs={}):
+        _ = 1 / 0
+    assert load_manifest(tmp_path / "a") is None
+    assert not (tmp_path / "a").exists()
+
+
+def test_work_that_fails_leaves_the_old_artifact(tmp_path: Path) -> None:
+    make(tmp_path / "a", content="old")
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / "a", config=2, inputs={}):
+        _ = 1 / 0
+    assert (tmp_path / "a" / "data.txt").read_text() == "old"
+
+
+def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
+    for name in (".a.draft", ".a.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rubbish").touch()
+    make(tmp_path / "a")
+    make(tmp_path / "a", content="new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "cost.json",
+        "data.txt",
+        "manifest.json",
+    ]
+
+
+def test_an_artifact_is_missing_done_or_stale(tmp_path: Path) -> None:
+    def state(config: object, **inputs: str) -> tuple[str, list[str]]:
+        return compare_manifest(tmp_path / "a", config=config, inputs=inputs)
+
+    assert state({"x": 1}) == ("missing", [])
+    with writing(tmp_path / "a", config={"x": 1}, inputs={"pool": "p"}):
+        pass
+    assert state({"x": 1}, pool="p") == ("done", [])
+    assert state({"x": 2}, pool="p") == ("stale", ["x: 1 -> 2"])
+    assert state({"x": 1}, pool="q") == ("stale", ["input pool changed"])
+    assert state({"x": 1}, pool="p", more="m") == ("stale", ["input more changed"])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"config": 1}', "\xff"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
+    make(tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ArtifactError, match=r"a/manifest\.json: is damaged .* Delete "):
+        load_manifest(tmp_path / "a")
+
+
+def test_json_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": "ä"})
+    monkeypatch.setattr(os, "replace", lambda *paths: fail())
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, {"b": 2})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": "ä"}
+
+
+def fail(*arguments: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["mkdir", "fsync", "rename"])
+def test_a_full_disk_is_an_error_that_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr(artifacts.os, step, fail)
+    with pytest.raises(ArtifactError, match=r"No space left on device.*the same command again"):
+        make(tmp_path / "a")
+    assert load_manifest(tmp_path / "a") is None
+
+
+def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match=r"file/a: could not be written \(Not a directory\)"):
+        make(tmp_path / "file" / "a")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_write_that_the_system_refuses_keeps_what_was_finished(tmp_path: Path) -> None:
+    make(tmp_path / "a", content="old")
+    refused = pytest.raises(ArtifactError, match=r"/a: could not be written \(No space left")
+    with refused, writing(tmp_path / "a", config=1, inputs={}) as draft:
+        (draft.path / "data.txt").symlink_to("/dev/full")
+        (draft.path / "data.txt").write_text("new")
+    assert (tmp_path / "a" / "data.txt").read_text() == "old"

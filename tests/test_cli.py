@@ -1,0 +1,191 @@
+"""The commands, on a whole experiment of two seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dsdm.cli import main
+from dsdm.pipeline import STAGES
+from tests.tiny_runs import (
+    Dsdm,
+    add_pool_file,
+    dsdm,  # noqa: F401 - a fixture
+    tiny,  # noqa: F401 - a fixture
+    write_data,
+    write_experiment,
+)
+
+HEAVY = ("torch", "transformers", "datasets", "scipy", "lm_eval")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The experiment file of a finished run, which tests only read."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_data(folder)
+    path = write_experiment(folder)
+    assert main(["run", str(path)]) == 0
+    return path
+
+
+def states(dsdm: Dsdm, *arguments: object) -> dict[str, str]:
+    """State by artifact, as `dsdm status` prints it."""
+    code, out, _ = dsdm("status", *arguments)
+    assert code == 0
+    return {line.split()[1]: line.split()[0] for line in out.splitlines()}
+
+
+def content(folder: Path, *parts: str) -> dict[str, bytes]:
+    """The files of some stages, apart from what they cost."""
+    files = [file for part in parts for file in (folder / "run" / part).rglob("*")]
+    return {str(f): f.read_bytes() for f in files if f.is_file() and f.name != "cost.json"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "FILE"], ["new", "NEW"]])
+def test_quick_commands_import_nothing_heavy(
+    finished: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    places = {"FILE": str(finished), "NEW": str(tmp_path / "new.yaml")}
+    words = [places.get(word, word) for word in arguments]
+    script = (
+        "import sys\nfrom dsdm.cli import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+        f"sys.exit(str([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.stderr.decode().strip() == "[]"
+    assert done.stdout
+
+
+def test_a_run_makes_every_stage_and_says_what_it_selected(tiny: Path, dsdm: Dsdm) -> None:
+    code, out, err = dsdm("run", tiny)
+    assert code == 0
+    assert "selected  " in out
+    assert "proxies      1 made, 0 already done" in err
+    chosen = pq.read_table(tiny.parent / "run" / "dataset")
+    assert "dsdm_score" in chosen.column_names
+    assert set(states(dsdm, tiny).values()) == {"done"}
+    before = content(tiny.parent, *STAGES)
+    code, _, err = dsdm("run", tiny)
+    assert code == 0
+    assert "proxies      0 made, 1 already done" in err
+    assert content(tiny.parent, *STAGES) == before
+
+
+def test_a_run_stops_after_the_stage_that_was_named(tiny: Path, dsdm: Dsdm) -> None:
+    assert dsdm("run", tiny, "--until", "targets")[0] == 0
+    found = states(dsdm, tiny)
+    assert found["targets/words"] == found["examples/00001"] == "done"
+    assert found["overlap"] == found["proxies/0"] == found["selection"] == "missing"
+
+
+def test_nothing_is_done_before_the_first_run(tiny: Path, dsdm: Dsdm) -> None:
+    assert set(states(dsdm, tiny).values()) == {"missing"}
+    assert not (tiny.parent / "run").exists()
+
+
+def test_a_changed_setting_makes_its_stage_and_the_later_ones_stale(
+    finished: Path, dsdm: Dsdm
+) -> None:
+    found = states(dsdm, finished, "--proxies.epochs", "3.0")
+    assert found["examples/00000"] == found["targets/words"] == "done"
+    assert found["proxies/0"] == found["directions/ekfac/0"] == found["scores/all"] == "stale"
+    found = states(dsdm, finished, "--selection.fraction=0.3")
+    assert found["scores/all"] == "done"
+    assert found["selection"] == found["dataset"] == "stale"
+    _, out, _ = dsdm("status", finished, "--selection.fraction=0.3")
+    assert "stale    selection  selection.fraction: 0.2 -> 0.3" in out
+
+
+def test_a_weight_of_a_target_does_not_touch_its_rows(finished: Path, dsdm: Dsdm) -> None:
+    target = '[{"name": "words", "file": "%s", "weight": 2}]' % (finished.parent / "target.jsonl")
+    found = states(dsdm, finished, "--targets", target)
+    assert found["targets/words"] == found["proxies/0"] == "done"
+    assert found["directions/ekfac/0"] == "stale"
+
+
+def test_a_stage_is_made_again_where_that_is_asked(tiny: Path, dsdm: Dsdm) -> None:
+    assert dsdm("run", tiny)[0] == 0
+    before = content(tiny.parent, "selection", "dataset")
+    code, _, err = dsdm("run", tiny, "--redo", "selection")
+    assert code == 0
+    assert "selection    1 made, 0 already done" in err
+    assert "dataset      0 made, 1 already done" in err
+    assert content(tiny.parent, "selection", "dataset") == before
+
+
+def test_a_pool_file_that_is_added_is_scored_without_training_again(tiny: Path, dsdm: Dsdm) -> None:
+    assert dsdm("run", tiny)[0] == 0
+    trained = content(tiny.parent, "proxies", "directions", "examples/00000", "scores/00001")
+    # First by name, last in the run.
+    add_pool_file(tiny.parent, "0_new", seed=2)
+    found = states(dsdm, tiny)
+    assert found["proxies/0"] == found["directions/ekfac/0"] == found["scores/00001"] == "done"
+    assert found["examples/00002"] == found["scores/00002"] == "missing"
+    assert found["scores/all"] == found["selection"] == "stale"
+    for stage in ("overlap", "scores", "selection", "dataset"):
+        code, _, err = dsdm("run", tiny, "--until", stage)
+        if code == 2:
+            assert f"--redo {stage}" in err
+            assert dsdm("run", tiny, "--until", stage, "--redo", stage)[0] == 0
+    again = content(tiny.parent, "proxies", "directions", "examples/00000", "scores/00001")
+    assert again == trained
+    scores = pq.read_table(tiny.parent / "run" / "scores" / "all" / "scores.parquet")
+    assert scores["source"].to_pylist() == ["a"] * 40 + ["b"] * 40 + ["0_new"] * 40
+
+
+def test_a_comparison_trains_and_evaluates_its_arms(tiny: Path, dsdm: Dsdm) -> None:
+    changes = ("--compare.epochs", "1", "--compare.train.batch_tokens", "128")
+    code, out, _ = dsdm("run", tiny, *changes)
+    assert code == 0
+    assert "random" in out
+    losses = tiny.parent / "run" / "evaluations" / "report" / "top-0" / "losses.json"
+    assert json.loads(losses.read_text())["words"] > 0
+
+
+def test_a_new_experiment_can_be_written_and_loaded(tmp_path: Path, dsdm: Dsdm) -> None:
+    write_data(tmp_path)
+    path = tmp_path / "my.yaml"
+    code, out, _ = dsdm("new", path)
+    assert code == 0
+    assert f"dsdm run {path}" in out
+    changes = ("--run", tmp_path / "run", "--pool.files", f"[{tmp_path / 'pool'}]")
+    assert set(states(dsdm, path, *changes).values()) == {"missing"}
+    assert dsdm("new", path)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "FILE", "--until", "scroes"], "'scroes' is not a stage. Stages are tokenizer"),
+        (["run", "FILE", "--redo", "all"], "'all' is not a stage"),
+        (["run", "FILE", "word"], "'word': unexpected. Overrides look like"),
+        (["run", "FILE", "--proxies.count"], "--proxies.count: needs a value"),
+        (["report", "RUN", "--proxies.count", "3"], "does not take --proxies.count"),
+        (["new", "FILE"], "exists already"),
+        (["run", "absent.yaml"], "absent.yaml: cannot be read (No such file"),
+    ],
+)
+def test_a_command_that_makes_no_sense_says_so(
+    finished: Path, dsdm: Dsdm, arguments: list[str], message: str
+) -> None:
+    places = {"FILE": finished, "RUN": finished.parent / "run"}
+    code, out, err = dsdm(*(places.get(word, word) for word in arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("dsdm: ")
+    assert message in err
+
+
+def test_an_interruption_is_no_traceback(
+    tiny: Path, dsdm: Dsdm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dsdm.pipeline.run_experiment", interrupt)
+    code, _, err = dsdm("run", tiny)
+    assert (code, err) == (130, "dsdm: stopped; the same command goes on from here.\n")
