@@ -9,6 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from dsdm.data.batches import Row
 from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import load_model
+from tests.tiny_runs import dsdm, tiny  # noqa: F401 - fixtures
 
 VOCAB = 23
 

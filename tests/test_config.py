@@ -81,3 +81,10 @@ def test_a_difference_names_the_innermost_field() -> None:
     old, new = {"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 1, "c": 3}, "e": None}
     assert differences(old, new) == ["a.c: 2 -> 3", "d: [1] -> None"]
     assert differences(old, old) == []
+
+
+def test_a_difference_in_a_list_of_sections_names_the_section() -> None:
+    old, new = {"a": [{"b": 1}, {"c": 2}]}, {"a": [{"b": 1}, {"c": 3}]}
+    assert differences(old, new) == ["a[1].c: 2 -> 3"]
+    assert differences(old["a"], new["a"]) == ["c: 2 -> 3"]
+    assert differences(old["a"], [{"b": 1}]) != []

@@ -13,8 +13,9 @@ import torch
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Row
 from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
-from dsdm.datamodel.estimate import Question, estimate_directions
-from dsdm.datamodel.score_shard import score_shard
+from dsdm.datamodel.directions import load_direction
+from dsdm.datamodel.estimate import MIX, Question, direction_path, estimate_directions
+from dsdm.datamodel.scoring import score_backward
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.train import epoch_order, train
@@ -49,22 +50,17 @@ def compute(folder: Path) -> dict[str, list[float]]:
     scores = ScoresConfig(
         calibration_rows=24, per_target=True, method="backward", precision="float32"
     )
+    candidates = counting_rows(9, [1, 5, 9])
     question = Question(model, "golden", targets, weights, rows)
     for method in ESTIMATOR_NAMES:
         draft = Draft(folder / method / "0")
         draft.path.mkdir(parents=True)
         estimate_directions(question, method, directions, scores, draft, lambda rows: None)
-    columns, _ = score_shard(
-        counting_rows(9, [1, 5, 9]),
-        folder,
-        ESTIMATOR_NAMES,
-        [lambda: model],
-        weights,
-        "margin",
-        scores,
-        lambda rows: None,
-    )
-    return numbers | {name: values.tolist() for name, values in columns.items()}
+        for target in (*targets, MIX):
+            direction = load_direction(direction_path(draft.path, target))
+            found = score_backward(model, [direction], candidates, "margin", scores)
+            numbers[f"{method}.0.{target}"] = found[:, 0].tolist()
+    return numbers
 
 
 def test_numbers_are_those_that_were_stored(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """A pool in which it is known what helps: a tenth is in the target's language."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 

@@ -71,7 +71,18 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             name = f"{prefix}.{key}" if prefix else str(key)
             lines += differences(old.get(key), new.get(key), name)
         return lines
+    if _are_sections(old) and _are_sections(new) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [
+            line
+            for i, (before, after) in pairs
+            for line in differences(before, after, f"{prefix}[{i}]" if prefix else "")
+        ]
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
+
+
+def _are_sections(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
 class _Loader(yaml.SafeLoader):

@@ -12,7 +12,7 @@ from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
 from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
 from dsdm.errors import ConfigError
-from dsdm.evaluation.arms import CompareConfig
+from dsdm.evaluation.arms import CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
 
@@ -93,6 +93,8 @@ def load_experiment(path: Path, overrides: list[tuple[str, str]]) -> Experiment:
             f"{path}: directions.estimators {sorted(unknown) or 'is empty'}: known are "
             f"{', '.join(ESTIMATOR_NAMES)}."
         )
+    for arm in experiment.compare.arms if experiment.compare else ():
+        parse_arm(arm, experiment.selecting_method, experiment.directions.estimators)
     return experiment
 
 

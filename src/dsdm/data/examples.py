@@ -1,7 +1,7 @@
 """The packed pool as rows and candidates, memory-mapped."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["Examples", "ExamplesConfig", "Shard", "Unit", "load_examples", "pack
 
 @dataclass(frozen=True)
 class Shard:
-    """The examples of one pool file, and where they stand among all."""
+    """The examples of one pool file, and where they stand among all. Implements `Rows`."""
 
     path: Path
     tokens: np.ndarray
@@ -37,6 +37,17 @@ class Shard:
     def num_rows(self) -> int:
         """Rows in this shard."""
         return len(self.rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row of the shard, int32, a view into the mapped file."""
+        return np.asarray(self.rows["length"])
+
+    def row(self, index: int) -> Row:
+        """The row at `index` of the shard; its tokens are a view into the mapped file."""
+        record = self.rows[index]
+        start = int(record["start"])
+        return Row(self.tokens[start : start + int(record["length"])])
 
     @property
     def first_candidate(self) -> int:
@@ -94,9 +105,7 @@ class Examples:
     def row(self, index: int) -> Row:
         """The row at `index`; its tokens are a view into the mapped file."""
         shard = self._shard_of(self._first_rows, index, self.num_rows)
-        record = shard.rows[index - shard.first_row]
-        start = int(record["start"])
-        return Row(shard.tokens[start : start + int(record["length"])])
+        return shard.row(index - shard.first_row)
 
     def tokens_of(self, candidate: int) -> np.ndarray:
         """All tokens of a candidate, as a view into the mapped file."""
@@ -118,13 +127,29 @@ class Examples:
 
         A row's id, source, file and file_row are those of the document of its first token.
         """
-        table = _documents(shard, DOCUMENTS.names[:5])
-        if self.unit == "row":
-            table = table.take(pa.array(shard.rows["document"]))
-            lengths = pa.array(shard.rows["length"].astype(np.int64))
-            table = table.set_column(4, "num_tokens", lengths)
-        numbers = shard.first_candidate + np.arange(shard.num_candidates)
-        return table.add_column(0, "candidate", pa.array(numbers, pa.int64()))
+        return pa.concat_tables([table for _, table in self.read_candidates(shard)])
+
+    def read_candidates(self, shard: Shard) -> Iterator[tuple[slice, pa.Table]]:
+        """`candidates_table` in blocks, each with the shard's rows that it is about."""
+        row_documents = shard.rows["document"]
+        first_document = first_row = 0
+        for block in _read_documents(shard, DOCUMENTS.names[:5]):
+            last_row = bisect_left(row_documents, first_document + len(block))
+            table, first = block, first_document
+            if self.unit == "row":
+                table, first = self._row_lines(shard, block, first_document, first_row, last_row)
+            numbers = shard.first_candidate + first + np.arange(len(table))
+            numbered = table.add_column(0, "candidate", pa.array(numbers, pa.int64()))
+            yield slice(first_row, last_row), numbered
+            first_document, first_row = first_document + len(block), last_row
+
+    def _row_lines(
+        self, shard: Shard, block: pa.Table, first_document: int, first_row: int, last_row: int
+    ) -> tuple[pa.Table, int]:
+        records = shard.rows[first_row:last_row]
+        lines = block.take(pa.array(records["document"] - first_document))
+        lengths = pa.array(records["length"].astype(np.int64))
+        return lines.set_column(4, "num_tokens", lengths), first_row
 
     @cached_property
     def _first_rows(self) -> list[int]:
@@ -175,3 +200,13 @@ def _load_shard(folder: Path, first_row: int, first_document: int, unit: Unit) -
 
 def _documents(shard: Shard, columns: Sequence[str]) -> pa.Table:
     return pq.read_table(shard.path / "documents.parquet", columns=list(columns))
+
+
+def _read_documents(shard: Shard, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """At least one table, so that an empty shard has columns too."""
+    with pq.ParquetFile(shard.path / "documents.parquet") as file:
+        blocks = file.iter_batches(1 << 16, columns=list(columns))
+        for block in blocks if shard.num_documents else ():
+            yield pa.Table.from_batches([block])
+    if not shard.num_documents:
+        yield _documents(shard, columns)

@@ -4,6 +4,7 @@ The averaged datamodel of a set of targets gives candidate x the score <u, grad 
 direction u in parameter space. Directions add: a mix of targets is one direction.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dsdm.errors import NumericalError
+
+ABOUT = "direction"
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,13 @@ def check_direction(direction: Direction) -> None:
 def save_direction(direction: Direction, path: Path) -> None:
     """Writes the direction as one safetensors file."""
     about = {"method": direction.method, "target": direction.target, "proxy": direction.proxy}
-    save_file({k: v.contiguous() for k, v in direction.tensors.items()}, path, metadata=about)
+    tensors = {name: tensor.contiguous() for name, tensor in direction.tensors.items()}
+    # One entry alone: safetensors writes several in an order that differs from run to run.
+    save_file(tensors, path, metadata={ABOUT: json.dumps(about)})
 
 
 def load_direction(path: Path, device: torch.device | str = "cpu") -> Direction:
     """The direction that `save_direction` wrote."""
     with safe_open(path, framework="pt", device=str(device)) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Direction(tensors, **file.metadata())
+        return Direction(tensors, **json.loads(file.metadata()[ABOUT]))

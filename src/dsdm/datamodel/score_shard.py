@@ -1,15 +1,18 @@
 """Scores of a shard of rows for every estimator, proxy and target."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
-from dsdm.data.batches import Rows
+from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.directions import load_direction
+from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import CALIBRATION, MIX, direction_path, scored_targets
 from dsdm.datamodel.scoring import Advance, score_backward, score_forward, scores_forward
 from dsdm.lm.config import Output
@@ -17,66 +20,119 @@ from dsdm.lm.model import flops_per_token
 
 Columns = dict[str, np.ndarray]
 
+WINDOW_ROWS = 1 << 16
+"""Rows that are sorted by length and scored together."""
+SCRATCH = ".column.npy"
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """The directions that `estimate_directions` wrote."""
+
+    folder: Path
+    """Holds one folder for each method and proxy: METHOD/PROXY."""
+    methods: Sequence[str]
+    weights: Mapping[str, float]
+    """What each target counts for in the mix."""
+
+    def folders(self, proxy: int) -> dict[str, Path]:
+        """The folder of one proxy's directions, by method."""
+        return {method: self.folder / method / str(proxy) for method in self.methods}
+
 
 def score_shard(
     rows: Rows,
-    directions: Path,
-    methods: Sequence[str],
+    estimated: Estimated,
     proxies: Sequence[Callable[[], PreTrainedModel]],
-    weights: dict[str, float],
     output: Output,
     config: ScoresConfig,
+    scratch: Path,
     advance: Advance,
 ) -> tuple[Columns, float]:
     """One column for each `METHOD.PROXY.TARGET`, in units of the direction's spread, and the FLOPs.
 
+    Columns are mapped files in `scratch`, so memory does not grow with the shard.
+
     Args:
         rows: The rows to score, shape (rows,).
-        directions: The folder of METHOD/PROXY folders that `estimate_directions` wrote.
-        methods: Estimators to score with.
+        estimated: The directions to score along.
         proxies: One function for each proxy that loads it.
-        weights: What each target counts for in the mix.
         output: The output that the directions are of.
         config: Forward or backward, and what is scored by itself.
+        scratch: Folder for the columns; the caller deletes the files that end in SCRATCH.
         advance: Called with the rows scored since the last call.
     """
     columns: Columns = {}
+    num_rows = len(rows.lengths)
     flops = 0.0
     for number, load_proxy in enumerate(proxies):
         model = load_proxy()
-        forward_flops = float(rows.lengths.sum()) * flops_per_token(model, int(rows.lengths.max()))
-        for method in methods:
-            folder = directions / method / str(number)
-            values, passes = _score(model, rows, folder, list(weights), output, config, advance)
-            if MIX not in values:
-                spread = json.loads((folder / CALIBRATION).read_text())["mix_spread"]
-                values[MIX] = sum(w * values[t] for t, w in weights.items()) / spread
-            columns |= {f"{method}.{number}.{target}": v for target, v in values.items()}
-            flops += passes * forward_flops
+        folders = estimated.folders(number)
+        loaded = _load_directions(folders, list(estimated.weights), config, model.device)
+        for start in range(0, num_rows, WINDOW_ROWS):
+            window = np.arange(start, min(start + WINDOW_ROWS, num_rows))
+            part = Subset(rows, window)
+            values, passes = _score(model, part, loaded, folders, output, config, advance)
+            for (method, target), scores in _with_mix(values, folders, estimated.weights).items():
+                name = f"{method}.{number}.{target}"
+                if name not in columns:
+                    columns[name] = _mapped(scratch / f"{name}{SCRATCH}", num_rows)
+                columns[name][window] = scores
+            row_flops = flops_per_token(model, int(part.lengths.max()))
+            flops += passes * float(part.lengths.sum()) * row_flops
     return columns, flops
+
+
+def _load_directions(
+    folders: Mapping[str, Path], targets: list[str], config: ScoresConfig, device: torch.device
+) -> list[Direction]:
+    paths = [
+        direction_path(folder, target)
+        for folder in folders.values()
+        for target in scored_targets(targets, config)
+    ]
+    return [load_direction(path, device) for path in paths if path.exists()]
+
+
+def _with_mix(
+    values: dict[tuple[str, str], np.ndarray],
+    folders: Mapping[str, Path],
+    weights: Mapping[str, float],
+) -> dict[tuple[str, str], np.ndarray]:
+    """Adds the mix where only targets were scored: it is their weighted sum at unit spread."""
+    for method, folder in folders.items():
+        if (method, MIX) not in values:
+            total = sum(weight * values[method, target] for target, weight in weights.items())
+            values[method, MIX] = total / _calibration(folder)["mix_spread"]
+    return values
+
+
+def _mapped(path: Path, num_rows: int) -> np.ndarray:
+    return np.lib.format.open_memmap(path, "w+", np.float32, (num_rows,))
 
 
 def _score(
     model: PreTrainedModel,
     rows: Rows,
-    folder: Path,
-    targets: list[str],
+    directions: Sequence[Direction],
+    folders: Mapping[str, Path],
     output: Output,
     config: ScoresConfig,
     advance: Advance,
-) -> tuple[Columns, float]:
-    """Scores by target, and the cost in forward passes."""
-    wanted = [t for t in scored_targets(targets, config) if direction_path(folder, t).exists()]
-    loaded = [load_direction(direction_path(folder, t), model.device) for t in wanted]
-    if not scores_forward(config, len(wanted)):
-        scores = score_backward(model, loaded, rows, output, config, advance)
-        # A backward pass without weight gradients costs about a forward pass, each direction less.
-        return dict(zip(wanted, scores.T, strict=True)), 2.0 + len(wanted)
-    steps = json.loads((folder / CALIBRATION).read_text())["steps"]
-    values = {
-        direction.target: score_forward(
-            model, direction, rows, output, steps[direction.target]["step"], config, advance
-        )
-        for direction in loaded
-    }
-    return values, 2.0 * len(wanted)
+) -> tuple[dict[tuple[str, str], np.ndarray], float]:
+    """Scores by method and target, and their cost in forward passes."""
+    names = [(direction.method, direction.target) for direction in directions]
+    if not scores_forward(config, len(directions)):
+        scores = score_backward(model, directions, rows, output, config, advance)
+        # The backward pass computes no weight gradient: it costs about as much as a forward pass.
+        return dict(zip(names, scores.T, strict=True)), 2.0
+    values = {}
+    for name, direction in zip(names, directions, strict=True):
+        step = _calibration(folders[direction.method])["steps"][direction.target]["step"]
+        values[name] = score_forward(model, direction, rows, output, step, config, advance)
+    return values, 2.0 * len(directions)
+
+
+def _calibration(folder: Path) -> dict[str, Any]:
+    calibration: dict[str, Any] = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+    return calibration

@@ -186,8 +186,9 @@ def _outputs_of_parameters(
         # The chunked outputs have no forward-mode derivative, plain logits do.
         adapter = _PlainOutputs(model, batch, output)
         prefixed = {f"model.{n}": w for n, w in zip(names, weights, strict=True)}
-        values = torch.func.functional_call(adapter, prefixed, ())
-        return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
+        values: Tensor = torch.func.functional_call(adapter, prefixed, ())
+        means: Tensor = (values * counted).sum(1) / counted.sum(1).clamp(min=1)
+        return means
 
     return outputs
 

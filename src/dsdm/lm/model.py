@@ -65,6 +65,17 @@ def load_saved(folder: Path, device: torch.device = CPU) -> PreTrainedModel:
     return model
 
 
+def check_row_length(model: PreTrainedModel, row_tokens: int) -> None:
+    """Raises ModelError where a row has more tokens than the model has positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # The last token is only predicted.
+    if positions is not None and row_tokens - 1 > positions:
+        raise ModelError(
+            f"model {type(model).__name__}: reads at most {positions} tokens, and rows have up to "
+            f"{row_tokens}. Lower `examples.row_tokens`, or take a model that reads more."
+        )
+
+
 def check_finite(model: nn.Module) -> None:
     """Raises NumericalError where a weight is NaN or infinite."""
     for name, parameter in model.named_parameters():

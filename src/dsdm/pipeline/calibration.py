@@ -6,23 +6,24 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-import msgspec
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from dsdm.data.batches import iter_batches
 from dsdm.data.sequences import Row, Rows, Subset
 from dsdm.datamodel.gradients import linear_layers, mean_gradient
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.experiment import Experiment
 from dsdm.lm.config import TrainConfig
-from dsdm.lm.model import flops_per_token
-from dsdm.lm.train import train
+from dsdm.lm.model import autocast, flops_per_token
+from dsdm.lm.outputs import token_outputs
 
-TRAIN_SECONDS = 9.0
-PASS_SECONDS = 3.0
+PASS_SECONDS = 4.0
+"""The most to spend on one kind of pass, where a few rows don't take longer."""
+MIN_ROWS = 4
 EIGH_SIZE = 384
 
 
@@ -89,7 +90,7 @@ def measure_speed(
     vocab_size: int,
     row_lengths: np.ndarray,
     experiment: Experiment,
-    work: Path,
+    base_bytes: float,
 ) -> Speed:
     """What the model does in a second on rows of these lengths; takes about half a minute.
 
@@ -98,38 +99,41 @@ def measure_speed(
         vocab_size: The tokenizer's.
         row_lengths: Tokens in each of some typical rows.
         experiment: Batch sizes and precisions.
-        work: A folder for what training writes.
+        base_bytes: What `peak_bytes` was before there was a model.
     """
     rows = RandomRows(row_lengths, vocab_size)
-    training = _time_training(model, rows, experiment.proxies.train, work)
-    directions, scores = experiment.directions, experiment.scores
-    layers = linear_layers(model)
-    names = [name for layer in layers for name in layer.parameter_names]
-
-    def gradient(part: Rows) -> None:
-        mean_gradient(
-            model,
-            part,
-            directions.output,
-            names,
-            batch_tokens=directions.batch_tokens,
-            precision=directions.precision,
-        )
-
-    def forward(part: Rows) -> None:
-        example_losses(model, part, batch_tokens=scores.batch_tokens, precision=scores.precision)
-
+    config, directions, scores = (
+        experiment.proxies.train,
+        experiment.directions,
+        experiment.scores,
+    )
+    sizes = layer_sizes(model)
+    names = [name for layer in linear_layers(model) for name in layer.parameter_names]
+    gradient = partial(
+        mean_gradient,
+        model,
+        output=directions.output,
+        parameter_names=names,
+        batch_tokens=directions.batch_tokens,
+        precision=directions.precision,
+    )
+    forward = partial(
+        example_losses, model, batch_tokens=scores.batch_tokens, precision=scores.precision
+    )
+    training = _time_passes(partial(_backward, model, config), rows, config.batch_tokens, model)
+    step_seconds = config.batch_tokens / training.rate + _optimizer_seconds(model, config)
     return Speed(
         parameters=sum(p.numel() for p in model.parameters()),
-        layers=_layer_sizes(model),
+        layers=sizes,
         vocab_size=vocab_size,
-        train=training.rate,
-        gradient=_pass_rate(gradient, rows, directions.batch_tokens, model.device),
-        forward=_pass_rate(forward, rows, scores.batch_tokens, model.device),
+        train=config.batch_tokens / step_seconds,
+        gradient=_time_passes(gradient, rows, 2 * directions.batch_tokens, model).rate,
+        forward=_time_passes(forward, rows, 2 * scores.batch_tokens, model).rate,
         eigh_seconds=_eigh_seconds(model.device),
         flops_a_token=flops_per_token(model, int(row_lengths.max())),
-        base_bytes=training.base_bytes,
-        activation_bytes=training.activation_bytes,
+        base_bytes=base_bytes,
+        # Inputs and outputs of the layers, where nothing was measured.
+        activation_bytes=training.activation_bytes or 4.0 * sizes.widths,
     )
 
 
@@ -142,55 +146,53 @@ def peak_bytes(device: torch.device) -> float:
 
 
 @dataclass(frozen=True)
-class _Training:
+class _Timed:
     rate: float
-    base_bytes: float
+    """Tokens a second."""
     activation_bytes: float
+    """That a token more took; 0 where that can't be told."""
 
 
-def _time_training(
-    model: PreTrainedModel, rows: RandomRows, config: TrainConfig, work: Path
-) -> _Training:
-    """Steps of one row first, then as large as they will be, if that takes only some seconds."""
-    config = msgspec.structs.replace(config, checkpoint_seconds=math.inf, lr=0.0)
-
-    def steps(count: int, step_tokens: int) -> tuple[float, int]:
-        order = _some_rows(rows, count * step_tokens)
-        small = msgspec.structs.replace(config, batch_tokens=step_tokens)
-        seconds = _timed(lambda: _train(model, rows, order, small, work), model.device)
-        return seconds, int(rows.lengths[order].sum())
-
-    row_tokens = int(rows.lengths.max())
-    steps(1, row_tokens)
-    small_peak = peak_bytes(model.device)
-    seconds, tokens = steps(1, row_tokens)
-    affordable = int(TRAIN_SECONDS / 3 * tokens / seconds)
-    step_tokens = max(row_tokens, min(config.batch_tokens, affordable))
-    seconds, tokens = steps(1, step_tokens)
-    more_tokens = min(step_tokens, config.micro_batch_tokens) - row_tokens
-    activations = max(0.0, peak_bytes(model.device) - small_peak) / max(1, more_tokens)
-    seconds, tokens = steps(int(np.clip(TRAIN_SECONDS / 2 / seconds, 1, 20)), step_tokens)
-    # Weights, their gradients and AdamW's two moments.
-    held = 16 * sum(p.numel() for p in model.parameters()) + activations * row_tokens
-    return _Training(tokens / seconds, max(0.0, small_peak - held), activations)
+def _time_passes(
+    run: Callable[[Rows], object], rows: RandomRows, max_tokens: int, model: PreTrainedModel
+) -> _Timed:
+    """The speed of `run` on as many tokens as it will get, if that takes only some seconds."""
+    row = Subset(rows, np.array([int(rows.lengths.argmax())]))
+    row_tokens = int(row.lengths.sum())
+    run(row)
+    seconds = _timed(partial(run, row), model.device)
+    affordable = min(max_tokens, int(PASS_SECONDS * row_tokens / seconds))
+    if affordable < MIN_ROWS * row_tokens:
+        return _Timed(row_tokens / seconds, 0.0)
+    part = Subset(rows, _some_rows(rows, affordable))
+    peak = peak_bytes(model.device)
+    seconds = _timed(partial(run, part), model.device)
+    tokens = int(part.lengths.sum())
+    grown = max(0.0, peak_bytes(model.device) - peak) / (tokens - row_tokens)
+    return _Timed(tokens / seconds, grown)
 
 
-def _train(
-    model: PreTrainedModel, rows: Rows, order: np.ndarray, config: TrainConfig, work: Path
-) -> None:
-    train(model, rows, order, config, work=work)
+def _backward(model: PreTrainedModel, config: TrainConfig, rows: Rows) -> None:
+    """Gradients of all weights, as in a step of `lm.train`."""
+    for _, batch in iter_batches(rows, config.micro_batch_tokens):
+        with autocast(model.device, config.precision):
+            values = token_outputs(model, batch.to(model.device), "loglik")
+        values.mean().backward()
 
 
-def _pass_rate(
-    run: Callable[[Rows], None], rows: RandomRows, batch_tokens: int, device: torch.device
-) -> float:
-    """Tokens a second of a pass over whole batches, after one to warm up."""
-    small = Subset(rows, _some_rows(rows, int(rows.lengths.max())))
-    run(small)
-    seconds = _timed(lambda: run(small), device)
-    affordable = int(PASS_SECONDS * small.lengths.sum() / seconds)
-    part = Subset(rows, _some_rows(rows, min(2 * batch_tokens, affordable)))
-    return float(part.lengths.sum() / _timed(lambda: run(part), device))
+def _optimizer_seconds(model: PreTrainedModel, config: TrainConfig) -> float:
+    """Seconds of one step of AdamW and its clipping, for gradients that are there."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, fused=True)
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        optimizer.step()
+
+    step()
+    seconds = _timed(step, model.device)
+    optimizer.zero_grad()
+    return seconds
 
 
 def _some_rows(rows: Rows, tokens: int) -> np.ndarray:
@@ -200,7 +202,7 @@ def _some_rows(rows: Rows, tokens: int) -> np.ndarray:
     return order[: 1 + int(np.searchsorted(np.cumsum(rows.lengths[order]), tokens))]
 
 
-def _timed(run: Callable[[], None], device: torch.device) -> float:
+def _timed(run: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -215,13 +217,11 @@ def _eigh_seconds(device: torch.device) -> float:
     matrix = torch.randn(EIGH_SIZE, EIGH_SIZE, dtype=torch.float64, generator=generator)
     matrix = (matrix + matrix.T).to(device)
 
-    def decompose() -> None:
-        torch.linalg.eigh(matrix)
-
-    return _timed(decompose, device) / EIGH_SIZE**3
+    return _timed(partial(torch.linalg.eigh, matrix), device) / EIGH_SIZE**3
 
 
-def _layer_sizes(model: PreTrainedModel) -> LayerSizes:
+def layer_sizes(model: PreTrainedModel) -> LayerSizes:
+    """The sizes of the layers that directions move."""
     sizes = [(layer.d_in, layer.d_out) for layer in linear_layers(model)]
     return LayerSizes(
         weights=sum(i * o for i, o in sizes),

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from dsdm.artifacts import Draft
 from dsdm.data.overlap import count_overlap
 from dsdm.data.tasks import Part, TargetConfig, load_target, write_target
 from dsdm.data.tokenizer import Tokenizer
 from dsdm.experiment import Experiment
-from dsdm.lm.model import flops_per_token, load_model
+from dsdm.lm.config import ModelConfig
+from dsdm.lm.model import check_row_length, flops_per_token, load_model
 from dsdm.pipeline import run_status
-from dsdm.pipeline.calibration import measure_speed
+from dsdm.pipeline.calibration import measure_speed, peak_bytes
 from dsdm.pipeline.pool_sample import PoolSample, read_pool_sample
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.stage_costs import (
@@ -91,19 +93,23 @@ def _measure(run: Run) -> Measured:
     if experiment.tokenizer.path is None:
         # The sample may hold too little text for all entries.
         vocab_size = max(vocab_size, experiment.tokenizer.vocab_size)
+
+    def load(config: ModelConfig) -> PreTrainedModel:
+        eos, device = pool.tokenizer.eos, run.device
+        model = load_model(config, vocab_size=vocab_size, eos=eos, seed=0, device=device)
+        check_row_length(model, experiment.examples.row_tokens)
+        return model
+
     with tempfile.TemporaryDirectory(prefix="dsdm-") as folder:
         targets = _count_targets(run, pool.tokenizer, Path(folder))
-        model = load_model(experiment.model, vocab_size=vocab_size, eos=pool.tokenizer.eos, seed=0)
-        model.to(run.device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
-        speed = measure_speed(model, vocab_size, pool.row_lengths, experiment, Path(folder))
+    base = peak_bytes(run.device)
+    speed = measure_speed(load(experiment.model), vocab_size, pool.row_lengths, experiment, base)
     compared = ComparedModel(speed.parameters, speed.flops_a_token)
     if experiment.compare is not None and experiment.compare.model is not None:
-        model = load_model(
-            experiment.compare.model, vocab_size=vocab_size, eos=pool.tokenizer.eos, seed=0
-        )
+        model = load(experiment.compare.model)
+        num_parameters = sum(p.numel() for p in model.parameters())
         compared = ComparedModel(
-            sum(p.numel() for p in model.parameters()),
-            flops_per_token(model, int(pool.row_lengths.max())),
+            num_parameters, flops_per_token(model, int(pool.row_lengths.max()))
         )
     return Measured(pool, speed, compared, targets, _overlap_seconds(pool))
 

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from dsdm.artifacts import Draft, write_json
 from dsdm.config import as_dict, fingerprint
@@ -15,7 +14,7 @@ from dsdm.data.tasks import Part
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.scores_table import SCORES, scores_table
+from dsdm.pipeline.scores_table import SCORES, write_scores
 from dsdm.pipeline.work import Work, fingerprints, progress
 
 
@@ -83,11 +82,12 @@ def train_model(
     run: Run, model: ModelConfig, train: TrainConfig, order: np.ndarray, seed: int, draft: Draft
 ) -> None:
     """Trains a model on rows of the pool into the draft, from where a killed run left it."""
-    from dsdm.lm.model import load_model, save_model
+    from dsdm.lm.model import check_row_length, load_model, save_model
     from dsdm.lm.train import train as train_on_rows
 
     vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
     trained = load_model(model, vocab_size=vocab_size, eos=eos, seed=seed, device=run.device)
+    check_row_length(trained, run.experiment.examples.row_tokens)
     # Beside the draft, which is emptied when a killed run begins again.
     work = draft.path.with_suffix(".training")
     title = "/".join(draft.path.with_suffix("").parts[-2:]).replace(".", "")
@@ -141,25 +141,29 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
 
 
 def _score(run: Run, number: int, draft: Draft) -> None:
-    from dsdm.datamodel.score_shard import score_shard
+    from dsdm.datamodel.score_shard import SCRATCH, Estimated, score_shard
 
     experiment, shard = run.experiment, run.examples.shards[number]
-    rows = Subset(run.examples, shard.first_row + np.arange(shard.num_rows))
-    num_models = len(experiment.directions.estimators) * experiment.proxies.count
-    with progress(f"scores/{number:05d}", shard.num_rows * num_models, "rows") as advance:
+    estimated = Estimated(
+        run.folder / "directions",
+        experiment.directions.estimators,
+        {target.name: target.weight for target in experiment.targets},
+    )
+    with progress(f"scores/{number:05d}", None, "rows") as advance:
         columns, draft.flops = score_shard(
-            rows,
-            run.folder / "directions",
-            experiment.directions.estimators,
+            shard,
+            estimated,
             [partial(run.proxy, i) for i in range(experiment.proxies.count)],
-            {target.name: target.weight for target in experiment.targets},
             experiment.directions.output,
             experiment.scores,
+            draft.path,
             advance,
         )
-    table = scores_table(run.examples, shard, columns, experiment.selecting_method)
-    pq.write_table(table, draft.path / SCORES)
-    draft.counts.update(candidates=len(table), columns=len(table.column_names))
+    path = draft.path / SCORES
+    num_lines = write_scores(run.examples, shard, columns, experiment.selecting_method, path)
+    draft.counts.update(candidates=num_lines, columns=len(columns))
+    for scratch in draft.path.glob(f"*{SCRATCH}"):
+        scratch.unlink()
 
 
 def _dropped(run: Run) -> dict[str, str]:

@@ -21,6 +21,7 @@ from dsdm.pipeline.data_stages import examples_work, tokenizer_work
 from dsdm.pipeline.run import Run
 
 SAMPLE_BYTES = 4_000_000
+EXPANSION_BYTES = 4_000_000
 SAMPLE_FILES = 32
 SAMPLE_SECONDS = 8.0
 
@@ -151,7 +152,9 @@ def _expansion(file: PoolFile) -> float:
     if file.compression is None:
         return 1.0
     with fsspec.open(file.url, "rb") as raw:
-        read = len(pa.CompressedInputStream(raw, file.compression).read(SAMPLE_BYTES))
+        stream = pa.CompressedInputStream(raw, file.compression)
+        read = len(stream.read(EXPANSION_BYTES))
+        # It reads ahead by less than 64 KiB.
         return read / max(1, int(raw.tell()))
 
 

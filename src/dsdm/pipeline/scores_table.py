@@ -1,6 +1,7 @@
 """The scores file: one line a candidate, with where it is from and what every method says of it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,14 @@ SCORES = "scores.parquet"
 PROVENANCE = ("candidate", "id", "source", "file", "file_row", "num_tokens")
 
 
-def scores_table(
-    examples: Examples, shard: Shard, row_scores: Mapping[str, np.ndarray], method: str
-) -> pa.Table:
-    """One line for each candidate of `shard`.
+def write_scores(
+    examples: Examples,
+    shard: Shard,
+    row_scores: Mapping[str, np.ndarray],
+    method: str,
+    path: Path,
+) -> int:
+    """Writes one line for each candidate of `shard`, streaming; returns the number of lines.
 
     Columns: provenance; `score`, that of the selecting method; each METHOD, the mean of its
     proxies' scores for the mix; and each METHOD.PROXY.TARGET, in units of that direction's spread.
@@ -29,16 +34,32 @@ def scores_table(
         shard: The part of it that was scored.
         row_scores: Scores of the shard's rows, by METHOD.PROXY.TARGET.
         method: The selecting method.
+        path: The Parquet file to write.
     """
-    rows = slice(shard.first_row, shard.first_row + shard.num_rows)
-    candidates = examples.candidate_of_row[rows] - shard.first_candidate
+    tables = (
+        _with_scores(table, shard, rows, row_scores, method)
+        for rows, table in examples.read_candidates(shard)
+    )
+    return _write_tables(tables, path)
+
+
+def _with_scores(
+    table: pa.Table,
+    shard: Shard,
+    rows: slice,
+    row_scores: Mapping[str, np.ndarray],
+    method: str,
+) -> pa.Table:
     # A row of n tokens has n - 1 predictions.
-    weights = np.maximum(examples.lengths[rows] - 1, 1).astype(np.float64)
+    weights = np.maximum(shard.lengths[rows] - 1, 1).astype(np.float64)
+    candidates = np.arange(len(table))
+    if shard.unit == "document":
+        candidates = shard.rows["document"][rows] + shard.first_document
+        candidates = candidates - table["candidate"][0].as_py() if len(table) else candidates
     columns = {
-        name: weighted_mean(values, weights, candidates, shard.num_candidates)
+        name: weighted_mean(values[rows], weights, candidates, len(table))
         for name, values in row_scores.items()
     }
-    table = examples.candidates_table(shard)
     combined = combine_proxies(columns)
     for name, values in ({"score": combined[method]} | combined | columns).items():
         table = table.append_column(name, pa.array(values.astype(np.float32)))
@@ -66,16 +87,7 @@ def weighted_mean(
 
 def merge_scores(shards: Sequence[Path], path: Path) -> int:
     """Writes the shards' score files as one, streaming; returns the number of lines."""
-    writer = None
-    num_lines = 0
-    for shard in shards:
-        for table in _read(shard / SCORES):
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-            num_lines += len(table)
-    if writer is not None:
-        writer.close()
-    return num_lines
+    return _write_tables((table for shard in shards for table in _read(shard / SCORES)), path)
 
 
 def load_scores(path: Path, method: str, fingerprint: str) -> Scores:
@@ -100,3 +112,14 @@ def _read(path: Path) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(1 << 16):
             yield pa.Table.from_batches([batch])
+
+
+def _write_tables(tables: Iterable[pa.Table], path: Path) -> int:
+    num_lines = 0
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for table in tables:
+            writer = writer or stack.enter_context(pq.ParquetWriter(path, table.schema))
+            writer.write_table(table)
+            num_lines += len(table)
+    return num_lines
