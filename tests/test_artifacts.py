@@ -32,7 +32,7 @@ def test_a_finished_artifact_has_its_content_manifest_and_cost(tmp_path: Path) -
 def test_the_same_work_writes_the_same_bytes(tmp_path: Path) -> None:
     def content(name: str) -> dict[str, bytes]:
         make(tmp_path / name)
-        files = [path for path in (tmp_path / name).iterdir() if path.name != "cost.json"]
+        files = [path for path in (tmp_path / name).iterdir() if path.name != "_cost.json"]
         return {path.name: path.read_bytes() for path in files}
 
     assert content("a") == content("b")
@@ -60,9 +60,9 @@ def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
     make(tmp_path / "a", content="new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
-        "cost.json",
+        "_cost.json",
+        "_manifest.json",
         "data.txt",
-        "manifest.json",
     ]
 
 
@@ -82,8 +82,8 @@ def test_an_artifact_is_missing_done_or_stale(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", '{"config": 1}', "\xff"])
 def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
     make(tmp_path / "a")
-    (tmp_path / "a" / "manifest.json").write_text(content, encoding="latin-1")
-    with pytest.raises(ArtifactError, match=r"a/manifest\.json: is damaged .* Delete "):
+    (tmp_path / "a" / "_manifest.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ArtifactError, match=r"a/_manifest\.json: is damaged .* Delete "):
         load_manifest(tmp_path / "a")
 
 

@@ -35,7 +35,7 @@ def states(dsdm: Dsdm, *arguments: object) -> dict[str, str]:
 def content(folder: Path, *parts: str) -> dict[str, bytes]:
     """The files of some stages, apart from what they cost."""
     files = [file for part in parts for file in (folder / "run" / part).rglob("*")]
-    return {str(f): f.read_bytes() for f in files if f.is_file() and f.name != "cost.json"}
+    return {str(f): f.read_bytes() for f in files if f.is_file() and f.name != "_cost.json"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "FILE"], ["new", "NEW"]])

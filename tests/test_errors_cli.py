@@ -124,7 +124,7 @@ def test_bad_records_are_counted_and_too_many_stop_the_run(
     allowed = ("--pool.max_rejected_share", "0.2", "--until", "examples")
     assert dsdm("run", tmp_path / "tiny.yaml", *allowed)[0] == 0
     shard = tmp_path / "run" / "examples" / "00000"
-    counts = json.loads((shard / "manifest.json").read_text())["counts"]
+    counts = json.loads((shard / "_manifest.json").read_text())["counts"]
     assert (counts["documents"], counts["rejected"]) == (6, 1)
 
 
@@ -319,8 +319,8 @@ def test_a_pool_file_that_is_gone(tiny: Path, dsdm: Dsdm) -> None:
 
 def test_a_damaged_manifest(tiny: Path, dsdm: Dsdm) -> None:
     assert dsdm("run", tiny, "--until", "tokenizer")[0] == 0
-    (tiny.parent / "run" / "tokenizer" / "manifest.json").write_text("{")
-    assert "manifest.json: is damaged" in message(dsdm, "run", tiny)
+    (tiny.parent / "run" / "tokenizer" / "_manifest.json").write_text("{")
+    assert "_manifest.json: is damaged" in message(dsdm, "run", tiny)
 
 
 def test_a_report_of_a_folder_that_is_no_run(tmp_path: Path, dsdm: Dsdm) -> None:

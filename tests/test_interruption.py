@@ -42,7 +42,7 @@ def contents(run: Path) -> dict[str, bytes]:
 
 def assert_same_bytes(undisturbed: Path, killed: list[Path]) -> None:
     expected = contents(undisturbed)
-    assert sum(name.endswith("manifest.json") for name in expected) >= 14
+    assert sum(name.endswith("_manifest.json") for name in expected) >= 14
     assert not [name for name in expected if any(p.startswith(".") for p in Path(name).parts)]
     for run in killed:
         found = contents(run)

@@ -19,8 +19,9 @@ from typing import Any, Literal
 from dsdm.config import as_dict, differences, fingerprint
 from dsdm.errors import ArtifactError
 
-MANIFEST = "manifest.json"
-COST = "cost.json"
+# Readers of Parquet folders pass over names that begin with an underscore.
+MANIFEST = "_manifest.json"
+COST = "_cost.json"
 
 State = Literal["missing", "done", "stale"]
 

@@ -21,7 +21,10 @@ from dsdm.data.documents import (
 from dsdm.data.examples import Examples, ExamplesConfig, load_examples, pack_file
 from dsdm.data.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 
-WORDS = "the cat sat on a mat while rain fell; das Wetter war schön, 天气 很好 and {x} = 3".split()
+WORDS = [
+    *("the", "cat", "sat", "on", "a", "mat", "while", "rain", "fell;", "das", "Wetter"),
+    *("war", "schön,", "天气", "很好", "and", "{x}", "=", "3"),
+]
 
 
 def texts(count: int, seed: int = 0, longest: int = 60) -> list[str]:

@@ -154,7 +154,7 @@ def test_duplicates_are_dropped_within_and_across_files(
 
 
 def folder_bytes(path: Path) -> dict[str, bytes]:
-    files = (file for file in path.iterdir() if file.name != "cost.json")
+    files = (file for file in path.iterdir() if file.name != "_cost.json")
     return {file.name: file.read_bytes() for file in files}
 
 

@@ -204,10 +204,10 @@ def test_a_part_without_examples_is_an_error(tmp_path: Path) -> None:
     empty.write_text("\n")
     with pytest.raises(DataError, match="part 'fit' has no example"):
         write(TargetConfig(name="t", file=str(empty)), tmp_path)
+    config = TargetConfig(
+        name="t", file=write_examples(tmp_path / "a.jsonl"), report_file=str(empty)
+    )
     with pytest.raises(DataError, match=r"b\.jsonl has no example"):
-        config = TargetConfig(
-            name="t", file=write_examples(tmp_path / "a.jsonl"), report_file=str(empty)
-        )
         write(config, tmp_path)
 
 

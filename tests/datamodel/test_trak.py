@@ -123,7 +123,7 @@ def bare_layer(name: str = "layer.weight", d_out: int = 6, d_in: int = 9) -> Lay
     return Layer(name, None, (nn.Linear(d_in, d_out),), d_in, d_out, transposed=False)
 
 
-@pytest.mark.parametrize("size", [2, 4, 16])
+@pytest.mark.parametrize("size", [2, 4])
 def test_projection_keeps_inner_products_in_expectation(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 9, generator=generator)
@@ -136,6 +136,12 @@ def test_projection_keeps_inner_products_in_expectation(size: int) -> None:
     standard_error = found.std() / len(found) ** 0.5
     assert abs(found.mean() - (x * y).sum()) < 4 * standard_error
     assert standard_error < 0.1 * (x * y).sum()
+
+
+def test_a_side_no_wider_than_the_projection_is_kept_whole() -> None:
+    left, right = make_projection(bare_layer(), 16, seed=0)
+    assert torch.equal(left, torch.eye(6))
+    assert torch.equal(right, torch.eye(9))
 
 
 def test_projection_is_a_function_of_seed_name_and_shape_alone() -> None:
@@ -163,11 +169,11 @@ def test_projection_of_a_name_and_seed_stays_what_it_is() -> None:
 
 
 def test_two_sides_and_two_layers_have_their_own_signs() -> None:
-    left, right = make_projection(bare_layer(d_out=9), 9, seed=0)
-    other, _ = make_projection(bare_layer("other.weight", d_out=9), 9, seed=0)
+    left, right = make_projection(bare_layer(d_out=9), 4, seed=0)
+    other, _ = make_projection(bare_layer("other.weight", d_out=9), 4, seed=0)
     assert not torch.equal(left, right)
     assert not torch.equal(left, other)
-    assert left.abs().unique().item() == pytest.approx(1 / 3)
+    assert left.abs().unique().item() == pytest.approx(1 / 2)
 
 
 def test_a_layer_narrower_than_the_projection_is_projected_to_its_own_width() -> None:

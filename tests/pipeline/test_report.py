@@ -79,8 +79,8 @@ def test_shares_of_sources_sum_to_one(run):
 def test_best_and_worst_are_the_extremes(run):
     table = pq.read_table(run.folder / "scores" / "all" / "scores.parquet")
     groups = {group.title: group.excerpts for group in collect_report(run.folder).excerpts}
-    assert groups["Best"][0].score == max(table["score"].to_pylist())
-    assert groups["Worst"][0].score == min(table["score"].to_pylist())
+    assert groups["Best"][0].score == max(table["ekfac"].to_pylist())
+    assert groups["Worst"][0].score == min(table["ekfac"].to_pylist())
     best = groups["Best"][0]
     assert best.id == table["id"][best.candidate].as_py()
     assert best.text == run.examples.text_of(best.candidate, run.tokenizer)
@@ -110,7 +110,7 @@ def test_every_direction_has_its_calibration(run):
 
 def test_costs_are_sums_over_artifacts(run):
     costs = {cost.stage: cost for cost in stage_costs(run.folder)}
-    files = [run.folder / "proxies" / name / "cost.json" for name in "01"]
+    files = [run.folder / "proxies" / name / "_cost.json" for name in "01"]
     expected = [json.loads(file.read_text()) for file in files]
     assert costs["proxies"].artifacts == 2
     assert costs["proxies"].flops == sum(cost["flops"] for cost in expected)
@@ -159,7 +159,7 @@ def test_an_unfinished_run_has_a_report(run, tmp_path, gone):
 
 def test_a_selection_from_other_scores_is_not_shown(run, tmp_path):
     folder = copy_of(run, tmp_path)
-    manifest = folder / "selection" / "manifest.json"
+    manifest = folder / "selection" / "_manifest.json"
     content = json.loads(manifest.read_text())
     content["inputs"]["scores/all"] = "earlier"
     manifest.write_text(json.dumps(content))

@@ -77,8 +77,8 @@ def calibrate(
     raise NumericalError(
         f"direction {direction.method} for {direction.target}: forward scores disagree with the "
         f"exact derivative on {len(exact)} rows: correlation {', '.join(tried)}; "
-        f"{config.min_correlation} is required. Set scores.method to backward, or "
-        "scores.precision to float32."
+        f"{config.min_correlation} is required. Train the proxies longer, set scores.method to "
+        "backward, or scores.precision to float32."
     )
 
 

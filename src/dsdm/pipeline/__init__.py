@@ -55,13 +55,19 @@ def run_experiment(
     run = Run(experiment)
     with disk_errors(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-        save_experiment(experiment, run.folder / "experiment.yaml")
     run.remember_pool()
+    described = run.folder / "experiment.yaml"
+    if not described.exists():
+        save_experiment(experiment, described)
     for stage, makers in STAGES.items():
         works = [work for make in makers for work in make(run)]
         announce(stage, sum(perform(work) for work in works), len(works))
+        if stage == "tokenizer":
+            model_stages.check_models(run)
         if stage == until:
             break
+    # Last, so that a run that was refused is still described by the experiment that made it.
+    save_experiment(experiment, described)
     return run
 
 
@@ -75,11 +81,17 @@ def run_status(experiment: Experiment) -> Iterator[Status]:
 
 
 def redo(experiment: Experiment, stage: str) -> None:
-    """Deletes what a stage has made, so that it is made again."""
+    """Deletes what a stage has made, and what later stages made of it, to be made again.
+
+    What later stages have made stays where it is still right.
+    """
     _check_stage(stage)
-    folder = experiment.folder / stage
-    with disk_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+    with disk_errors(experiment.folder):
+        shutil.rmtree(experiment.folder / stage, ignore_errors=True)
+        later = list(STAGES)[list(STAGES).index(stage) + 1 :]
+        for status in run_status(experiment):
+            if status.state == "stale" and status.work.stage in later:
+                shutil.rmtree(status.work.path, ignore_errors=True)
 
 
 def _check_stage(stage: str | None) -> None:

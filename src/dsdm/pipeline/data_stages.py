@@ -46,7 +46,14 @@ def targets_work(run: Run) -> Iterator[Work]:
 def overlap_work(run: Run) -> Iterator[Work]:
     """Which pool documents and target examples share 13 words in a row."""
     inputs = fingerprints([*examples_work(run), *targets_work(run)])
-    yield Work("overlap", run.folder / "overlap", {}, inputs, partial(_count_overlap, run))
+    yield Work(
+        "overlap",
+        run.folder / "overlap",
+        {},
+        inputs,
+        partial(_count_overlap, run),
+        follows_inputs=True,
+    )
 
 
 def _make_tokenizer(run: Run, draft: Draft) -> None:

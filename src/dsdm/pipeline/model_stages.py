@@ -82,12 +82,11 @@ def train_model(
     run: Run, model: ModelConfig, train: TrainConfig, order: np.ndarray, seed: int, draft: Draft
 ) -> None:
     """Trains a model on rows of the pool into the draft, from where a killed run left it."""
-    from dsdm.lm.model import check_row_length, load_model, save_model
+    from dsdm.lm.model import load_model, save_model
     from dsdm.lm.train import train as train_on_rows
 
     vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
     trained = load_model(model, vocab_size=vocab_size, eos=eos, seed=seed, device=run.device)
-    check_row_length(trained, run.experiment.examples.row_tokens)
     # Beside the draft, which is emptied when a killed run begins again.
     work = draft.path.with_suffix(".training")
     title = "/".join(draft.path.with_suffix("").parts[-2:]).replace(".", "")
@@ -108,6 +107,23 @@ def train_model(
     draft.flops += result.flops
     draft.seconds_before = result.seconds_before
     shutil.rmtree(work, ignore_errors=True)
+
+
+def check_models(run: Run) -> None:
+    """Makes each model once, so that one that can't be used stops the run before long work.
+
+    Raises:
+        ModelError: as `load_model` does, or rows are longer than the model reads.
+        NumericalError: a weight is NaN or infinite.
+    """
+    from dsdm.lm.model import check_row_length, load_model
+
+    compare = run.experiment.compare
+    models = [run.experiment.model, *([compare.model] if compare and compare.model else [])]
+    for config in models:
+        vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
+        model = load_model(config, vocab_size=vocab_size, eos=eos, seed=0)
+        check_row_length(model, run.experiment.examples.row_tokens)
 
 
 def _train_proxy(run: Run, number: int, draft: Draft) -> None:
@@ -160,7 +176,7 @@ def _score(run: Run, number: int, draft: Draft) -> None:
             advance,
         )
     path = draft.path / SCORES
-    num_lines = write_scores(run.examples, shard, columns, experiment.selecting_method, path)
+    num_lines = write_scores(run.examples, shard, columns, path)
     draft.counts.update(candidates=num_lines, columns=len(columns))
     for scratch in draft.path.glob(f"*{SCRATCH}"):
         scratch.unlink()

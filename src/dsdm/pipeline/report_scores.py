@@ -168,7 +168,9 @@ def load_scored_pool(folder: Path, experiment: Experiment) -> ScoredPool | None:
     manifest = load_manifest(folder / "scores" / "all")
     if manifest is None:
         return None
-    scores = load_scores(folder / "scores" / "all" / SCORES, "score", manifest.fingerprint)
+    scores = load_scores(
+        folder / "scores" / "all" / SCORES, experiment.selecting_method, manifest.fingerprint
+    )
     selected = np.zeros(len(scores.values), bool)
     selection = load_manifest(folder / "selection")
     # A selection from earlier scores would mark the wrong candidates.
@@ -213,7 +215,7 @@ def _direction_folders(folder: Path, experiment: Experiment) -> Iterator[tuple[s
 
 def _scored_columns(names: Sequence[str]) -> list[str]:
     """The methods, then METHOD.PROXY.TARGET: without single examples, and not too many."""
-    found = [n for n in names if n not in (*PROVENANCE, "score") and not n.endswith("]")]
+    found = [n for n in names if n not in PROVENANCE and not n.endswith("]")]
     found = sorted(found, key=lambda name: (name.count(".") > 0, not name.endswith(".mix"), name))
     return found[:MOST_COLUMNS]
 

@@ -21,23 +21,21 @@ def write_scores(
     examples: Examples,
     shard: Shard,
     row_scores: Mapping[str, np.ndarray],
-    method: str,
     path: Path,
 ) -> int:
     """Writes one line for each candidate of `shard`, streaming; returns the number of lines.
 
-    Columns: provenance; `score`, that of the selecting method; each METHOD, the mean of its
-    proxies' scores for the mix; and each METHOD.PROXY.TARGET, in units of that direction's spread.
+    Columns: provenance; each METHOD, the mean of its proxies' scores for the mix; and each
+    METHOD.PROXY.TARGET, in units of that direction's spread.
 
     Args:
         examples: The pool.
         shard: The part of it that was scored.
         row_scores: Scores of the shard's rows, by METHOD.PROXY.TARGET.
-        method: The selecting method.
         path: The Parquet file to write.
     """
     tables = (
-        _with_scores(table, shard, rows, row_scores, method)
+        _with_scores(table, shard, rows, row_scores)
         for rows, table in examples.read_candidates(shard)
     )
     return _write_tables(tables, path)
@@ -48,7 +46,6 @@ def _with_scores(
     shard: Shard,
     rows: slice,
     row_scores: Mapping[str, np.ndarray],
-    method: str,
 ) -> pa.Table:
     # A row of n tokens has n - 1 predictions.
     weights = np.maximum(shard.lengths[rows] - 1, 1).astype(np.float64)
@@ -61,7 +58,7 @@ def _with_scores(
         for name, values in row_scores.items()
     }
     combined = combine_proxies(columns)
-    for name, values in ({"score": combined[method]} | combined | columns).items():
+    for name, values in (combined | columns).items():
         table = table.append_column(name, pa.array(values.astype(np.float32)))
     return table
 

@@ -25,7 +25,14 @@ SELECTION = "selection.parquet"
 def merged_scores_work(run: Run) -> Iterator[Work]:
     """All shards' scores in one file."""
     inputs = fingerprints(list(scores_work(run)))
-    yield Work("scores", run.folder / "scores" / "all", {}, inputs, partial(_merge, run))
+    yield Work(
+        "scores",
+        run.folder / "scores" / "all",
+        {},
+        inputs,
+        partial(_merge, run),
+        follows_inputs=True,
+    )
 
 
 def selection_work(run: Run) -> Iterator[Work]:
@@ -33,14 +40,16 @@ def selection_work(run: Run) -> Iterator[Work]:
     config = {"selection": run.experiment.selection, "method": run.experiment.selecting_method}
     inputs = fingerprints(list(merged_scores_work(run)))
     make = partial(_select, run, run.experiment.selection)
-    yield Work("selection", run.folder / "selection", config, inputs, make)
+    path = run.folder / "selection"
+    yield Work("selection", path, config, inputs, make, follows_inputs=True)
 
 
 def dataset_work(run: Run) -> Iterator[Work]:
     """The selected documents or rows, ready to train on."""
     inputs = fingerprints(list(selection_work(run)))
     make = partial(_export, run, run.folder / "selection")
-    yield Work("dataset", run.folder / "dataset", run.experiment.export, inputs, make)
+    path = run.folder / "dataset"
+    yield Work("dataset", path, run.experiment.export, inputs, make, follows_inputs=True)
 
 
 def reselect_work(run: Run, selection: SelectionConfig, out: Path) -> Iterator[Work]:
@@ -101,8 +110,9 @@ def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:
     scores = run_scores(run, run.experiment.selecting_method)
     chosen = select(scores, config, is_near_duplicate=refusal(run, config))
     (merged,) = merged_scores_work(run)
-    table = pq.read_table(merged.path / SCORES, columns=[*PROVENANCE, "score"])
-    pq.write_table(table.take(pa.array(chosen)), draft.path / SELECTION)
+    table = pq.read_table(merged.path / SCORES, columns=list(PROVENANCE)).take(pa.array(chosen))
+    table = table.append_column("score", pa.array(scores.values[chosen]))
+    pq.write_table(table, draft.path / SELECTION)
     draft.counts.update(
         candidates=len(chosen),
         tokens=int(scores.num_tokens[chosen].sum()),

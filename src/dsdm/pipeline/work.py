@@ -20,6 +20,7 @@ from dsdm.artifacts import (
     load_manifest,
     writing,
 )
+from dsdm.config import as_dict
 from dsdm.errors import ArtifactError
 
 Advance = Callable[[int], None]
@@ -36,6 +37,8 @@ class Work:
     inputs: Mapping[str, str]
     """Fingerprints of what is read, by name."""
     make: Callable[[Draft], None]
+    follows_inputs: bool = False
+    """Whether it is made again, unasked, when its inputs changed: for what takes seconds."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +59,7 @@ def perform(work: Work) -> bool:
     state, changes = work.state()
     if state == "done":
         return False
-    if state == "stale":
+    if state == "stale" and not (work.follows_inputs and _only_inputs_changed(work)):
         raise ArtifactError(
             f"{work.path}: was made with other settings: {'; '.join(changes)}. Restore them, give "
             f"another `run` folder, or make it again with --redo {work.stage}."
@@ -64,6 +67,11 @@ def perform(work: Work) -> bool:
     with writing(work.path, config=work.config, inputs=work.inputs) as draft:
         work.make(draft)
     return True
+
+
+def _only_inputs_changed(work: Work) -> bool:
+    manifest = load_manifest(work.path)
+    return manifest is not None and manifest.config == as_dict(work.config)
 
 
 def fingerprints(works: Sequence[Work]) -> dict[str, str]:

@@ -103,6 +103,8 @@ def _lift(
 
 
 def _rademacher(rows: int, columns: int, key: str) -> Tensor:
+    if rows == columns:  # a narrow side is kept whole: a square random matrix may be singular
+        return torch.eye(columns)
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (rows, columns), generator=generator) * 2 - 1

@@ -1,0 +1,113 @@
+"""Forward scoring against two plain forward passes over the same rows, in interleaved repeats.
+
+    python experiments/bench_scoring.py [--rows 512] [--repeats 9]
+
+A plain forward pass is the model's own, from token ids to logits, without any loss, in the same
+batches. Ratios are taken repeat by repeat, so a machine whose speed drifts does not bend them.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from record import figure, write_figures
+
+from dsdm.data.batches import Row, iter_batches
+from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
+from dsdm.lm.config import ModelConfig
+from dsdm.lm.model import autocast, default_device, load_model
+
+VOCAB = 4096
+ROW_TOKENS = 256
+GPT2 = {
+    "model_type": "gpt2",
+    "n_positions": ROW_TOKENS,
+    "n_embd": 128,
+    "n_layer": 4,
+    "n_head": 4,
+    "activation_function": "gelu_pytorch_tanh",
+    "tie_word_embeddings": False,
+}
+
+
+class RandomRows:
+    """Rows of random tokens, all of one length."""
+
+    def __init__(self, count: int) -> None:
+        self.tokens = np.random.default_rng(0).integers(0, VOCAB, (count, ROW_TOKENS))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row."""
+        return np.full(len(self.tokens), ROW_TOKENS)
+
+    def row(self, index: int) -> Row:
+        """The row at `index`."""
+        return Row(self.tokens[index])
+
+
+def main() -> None:
+    """Measures and writes `scoring.*` figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    config = ScoresConfig()
+    device = default_device()
+    model = load_model(ModelConfig(config=GPT2), vocab_size=VOCAB, eos=0, seed=0, device=device)
+    rows = RandomRows(options.rows)
+    direction = _random_direction(model)
+    step = 0.02 / exact_scores(model, direction, RandomRows(32), "margin", 8192).std()
+
+    def plain() -> None:
+        with torch.inference_mode(), autocast(device, config.precision):
+            for _, batch in iter_batches(rows, config.batch_tokens, device):
+                model(input_ids=batch.inputs, use_cache=False).logits[0, 0, 0].item()
+
+    def forward() -> None:
+        score_forward(model, direction, rows, "margin", step, config)
+
+    def backward() -> None:
+        score_backward(model, [direction], rows, "margin", config)
+
+    seconds = _interleaved([plain, forward, backward], options.repeats)
+    write_figures(
+        "scoring",
+        [
+            _ratio("scoring.forward_over_two_forwards", seconds[1], 2 * seconds[0]),
+            _ratio("scoring.backward_over_two_forwards", seconds[2], 2 * seconds[0]),
+        ],
+    )
+
+
+def _random_direction(model: torch.nn.Module) -> Direction:
+    torch.manual_seed(0)
+    named = dict(model.named_parameters())
+    names = [name for layer in linear_layers(model) for name in layer.parameter_names]
+    return Direction({n: torch.randn_like(named[n]) for n in names}, "random", "mix", "bench")
+
+
+def _interleaved(functions: list[Callable[[], None]], repeats: int) -> np.ndarray:
+    """Seconds of each function in each repeat, after one warm-up: shape (functions, repeats)."""
+    seconds = np.zeros((len(functions), repeats + 1))
+    for repeat in range(repeats + 1):
+        for i, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            seconds[i, repeat] = time.perf_counter() - start
+    return seconds[:, 1:]
+
+
+def _ratio(name: str, seconds: np.ndarray, against: np.ndarray) -> dict[str, object]:
+    ratios = seconds / against
+    low, high = np.quantile(ratios, [0.25, 0.75])
+    return figure(name, float(np.median(ratios)), "ratio, quartiles", float(low), float(high))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Measured figures: rows of experiments/results, written by the command that measured them."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+
+
+def figure(
+    name: str, value: float, unit: str, low: float | None = None, high: float | None = None
+) -> dict[str, Any]:
+    """One row: the figure with its interval, where it has one, and how it was measured."""
+    return {
+        "name": name,
+        "value": value,
+        "low": low,
+        "high": high,
+        "unit": unit,
+        "command": command(),
+        "commit": commit(),
+        "machine": machine(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def write_figures(file: str, rows: list[dict[str, Any]]) -> None:
+    """Replaces the rows of one file in experiments/results, and prints them."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{file}.json"
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        interval = "" if row["low"] is None else f"  [{row['low']:.4g}, {row['high']:.4g}]"
+        print(f"{row['name']:50} {row['value']:.4g}{interval} {row['unit']}")
+
+
+def command() -> str:
+    """What was typed, from the repository's root."""
+    script = Path(sys.argv[0]).resolve().relative_to(ROOT)
+    return " ".join(["python", str(script), *sys.argv[1:]])
+
+
+def commit() -> str:
+    """The commit that was measured, marked where the working tree differs from it."""
+    named = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return named.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """Processors, and the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    bf16 = "bf16" if torch.cpu._is_avx512_bf16_supported() else "no bf16"
+    return f"{os.cpu_count()} cores {platform.machine()}, {bf16}"
