@@ -1,5 +1,6 @@
 """A whole experiment: the one file that composes every stage's settings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -80,7 +81,7 @@ class Experiment(Config):
         return Path(self.run)
 
 
-def load_experiment(path: Path, overrides: list[tuple[str, str]]) -> Experiment:
+def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Experiment:
     """The experiment in a YAML file.
 
     Raises:

@@ -1,0 +1,54 @@
+"""The pilot's figures, from the evaluations of a finished run, with t-intervals over seeds.
+
+    python experiments/pilot_figures.py [RUN] [--part report]
+
+Differences are paired by seed. Run `dsdm run experiments/pilot.yaml` first.
+"""
+
+import argparse
+from pathlib import Path
+
+from dsdm.evaluation.comparison import compare_losses
+from dsdm.experiment import load_experiment
+from dsdm.pipeline.losses import load_losses
+from record import ROOT, figure, write_figures
+
+CONTROLS = {"random": "random", "repeated": "repeated"}
+ESTIMATORS = ("ekfac", "trak", "gradient")
+
+
+def main() -> None:
+    """Writes `pilot.ESTIMATOR.TARGET.*` figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path, nargs="?", default=ROOT / "../runs/pilot")
+    parser.add_argument("--part", default="report", choices=["tune", "report"])
+    options = parser.parse_args()
+    experiment = load_experiment(options.run / "experiment.yaml")
+    assert experiment.compare is not None, "the run has no comparison"
+    targets = [target.name for target in experiment.targets]
+    losses = load_losses(options.run, options.part, experiment.compare, targets)
+    rows = []
+    for control in CONTROLS:
+        for line in compare_losses(losses, control):
+            name = _figure_name(line.arm, line.target, control)
+            if name is None or line.difference is None:
+                continue
+            unit = f"nats a target token, {line.num_seeds} seeds"
+            found = line.difference
+            rows.append(figure(name, found.mean, unit, found.low, found.high))
+    prefix = "pilot" if options.part == "report" else "pilot_tune"
+    write_figures(prefix, rows)
+
+
+def _figure_name(arm: str, target: str, control: str) -> str | None:
+    """The figure's dotted name; None for a difference that nobody asked for."""
+    estimator, _, suffix = arm.partition("-")
+    place = "bottom10" if suffix == "bottom" else "top10"
+    if estimator not in ESTIMATORS or (control == "repeated" and place == "bottom10"):
+        return None
+    target = "mean" if " " in target else target
+    return f"pilot.{estimator}.{target}.{place}_minus_{control}"
+
+
+if __name__ == "__main__":
+    main()
