@@ -8,10 +8,11 @@ Differences are paired by seed. Run `dsdm run experiments/pilot.yaml` first.
 import argparse
 from pathlib import Path
 
+from record import ROOT, figure, write_figures
+
 from dsdm.evaluation.comparison import compare_losses
 from dsdm.experiment import load_experiment
 from dsdm.pipeline.losses import load_losses
-from record import ROOT, figure, write_figures
 
 CONTROLS = {"random": "random", "repeated": "repeated"}
 ESTIMATORS = ("ekfac", "trak", "gradient")
