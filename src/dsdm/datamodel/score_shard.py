@@ -124,8 +124,9 @@ def _score(
     names = [(direction.method, direction.target) for direction in directions]
     if not scores_forward(config, len(directions)):
         scores = score_backward(model, directions, rows, output, config, advance)
-        # The backward pass computes no weight gradient: it costs about as much as a forward pass.
-        return dict(zip(names, scores.T, strict=True)), 2.0
+        # The backward pass computes no weight gradient, so it costs about as much as a forward
+        # pass; contracting with a direction at most as much again.
+        return dict(zip(names, scores.T, strict=True)), 2.0 + len(directions)
     values = {}
     for name, direction in zip(names, directions, strict=True):
         step = _calibration(folders[direction.method])["steps"][direction.target]["step"]
