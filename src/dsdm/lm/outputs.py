@@ -25,7 +25,7 @@ from dsdm.data.batches import IGNORED, Batch
 from dsdm.lm.config import Output
 
 MAX_PROBABILITY = 1 - 1e-3
-CHUNK_TOKENS = 512
+CHUNK_TOKENS = 1024
 
 
 def example_outputs(
@@ -84,9 +84,9 @@ def outputs_of_logits(
     logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, " tokens"], output: Output
 ) -> Float[Tensor, " tokens"]:
     """The output of each token given its logits, in fp32 at least."""
-    logits = _at_least_float(logits)
-    index = labels.clamp(min=0)[:, None]
-    loglik = (logits.gather(1, index) - logits.logsumexp(1, keepdim=True)).squeeze(1)
+    loglik = -nn.functional.cross_entropy(
+        _at_least_float(logits), labels, ignore_index=IGNORED, reduction="none"
+    )
     values = loglik if output == "loglik" else _margin(loglik)
     return values.where(labels != IGNORED, 0.0)
 
