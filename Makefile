@@ -35,10 +35,10 @@ bench: $(STAMP)
 
 $(STAMP): .venv/pyvenv.cfg pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes, once)"
-	$(PIP) install --constraint constraints.txt --editable .
+	$(PIP) install --no-compile --constraint constraints.txt --editable .
 	touch $@
 
 $(DEV_STAMP): $(STAMP)
 	@echo "installing the tools for make check and make test"
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
