@@ -5,7 +5,7 @@ import pytest
 
 from dsdm.baselines.random import random_scores
 from dsdm.pipeline import Run, run_experiment
-from dsdm.pipeline.compare_stages import arm_losses
+from dsdm.pipeline.losses import load_losses
 from dsdm.pipeline.select_stages import run_scores, selected_candidates
 from dsdm.selection import Scores, select
 from tests.toy import NUM_LANGUAGES, PLANTED, toy_experiment, write_world
@@ -67,5 +67,6 @@ def test_the_selection_on_disk_is_the_top_tenth(run: Run) -> None:
 def test_what_was_selected_trains_better_models_than_random_and_random_than_the_bottom(
     run: Run,
 ) -> None:
-    losses = {arm: by["planted"][0] for arm, by in arm_losses(run, "report").items()}
+    found = load_losses(run.folder, "report", run.compare, ["planted"])
+    losses = {arm: seeds[0]["planted"].mean() for arm, seeds in found.items()}
     assert losses["ekfac"] < losses["random"] < losses["ekfac-bottom"]

@@ -84,7 +84,6 @@ def scored_targets(targets: list[str], config: ScoresConfig) -> list[str]:
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    # Positional by name: a target may be called like a parameter of savez.
     np.savez(path, allow_pickle=False, **arrays)
 
 

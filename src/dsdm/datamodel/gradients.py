@@ -21,7 +21,7 @@ from dsdm.data.batches import IGNORED, Batch, Rows, iter_batches
 from dsdm.errors import ModelError, NumericalError
 from dsdm.lm.config import Output, Precision
 from dsdm.lm.model import autocast
-from dsdm.lm.outputs import example_outputs
+from dsdm.lm.outputs import at_least_float, example_outputs
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _join(
     if layer.bias_name is not None:
         inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:2], 1)], 2)
     present = present.repeat(1, len(uses))
-    return LayerFactors(_at_least_float(inputs), _at_least_float(output_grads), present)
+    return LayerFactors(at_least_float(inputs), at_least_float(output_grads), present)
 
 
 def _by_example(tensor: Tensor, grad: Tensor) -> Float[Tensor, "batch tokens width"]:
@@ -214,7 +214,3 @@ def _layer(name: str, modules: list[nn.Module], names: Mapping[int, str]) -> Lay
 
 def _accumulator(parameter: Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
-
-
-def _at_least_float(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -74,7 +74,7 @@ def sampled_labels(model: PreTrainedModel, batch: Batch, generator: torch.Genera
     head = model.get_output_embeddings()
     drawn = []
     for part in _chunks(len(hidden)):
-        logits = _at_least_float(nn.functional.linear(hidden[part], head.weight, head.bias))
+        logits = at_least_float(nn.functional.linear(hidden[part], head.weight, head.bias))
         drawn.append(torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0])
     labels = torch.cat(drawn).view(batch.labels.shape)
     return Batch(batch.inputs, labels.where(batch.labels != IGNORED, IGNORED))
@@ -85,7 +85,7 @@ def outputs_of_logits(
 ) -> Float[Tensor, " tokens"]:
     """The output of each token given its logits, in fp32 at least."""
     loglik = -nn.functional.cross_entropy(
-        _at_least_float(logits), labels, ignore_index=IGNORED, reduction="none"
+        at_least_float(logits), labels, ignore_index=IGNORED, reduction="none"
     )
     values = loglik if output == "loglik" else _margin(loglik)
     return values.where(labels != IGNORED, 0.0)
@@ -150,7 +150,7 @@ def _grad_logits(
 
     It is 1[y] - p for log p; for the margin that over 1 - p_y, and 0 where the margin is clamped.
     """
-    probabilities = torch.softmax(_at_least_float(logits), 1)
+    probabilities = torch.softmax(at_least_float(logits), 1)
     index = labels.clamp(min=0)[:, None]
     label_probability = probabilities.gather(1, index).squeeze(1)
     weights = grad_values.where(labels != IGNORED, 0.0)
@@ -167,5 +167,6 @@ def _chunks(num_tokens: int) -> Iterator[slice]:
         yield slice(start, start + CHUNK_TOKENS)
 
 
-def _at_least_float(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def at_least_float(tensor: Tensor) -> Tensor:
+    """The tensor in fp64 where it is, else in fp32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

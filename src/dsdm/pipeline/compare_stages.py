@@ -1,7 +1,6 @@
 """The stages that show what a selection is worth: target models and their losses."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -132,16 +131,3 @@ def _evaluate(run: Run, part: str, model: Path, draft: Draft) -> None:
         losses[name] = float(values.mean())
     write_json(draft.path / "losses.json", losses)
     draft.counts["loss"] = losses
-
-
-def arm_losses(run: Run, part: str) -> dict[str, dict[str, list[float]]]:
-    """Mean loss by arm and target, one number for each finished seed."""
-    losses: dict[str, dict[str, list[float]]] = {}
-    for work in evaluations_work(run):
-        if work.path.parent.name != part or work.state()[0] != "done":
-            continue
-        arm = work.path.name.rpartition("-")[0]
-        found = json.loads((work.path / "losses.json").read_text())
-        for target, loss in found.items():
-            losses.setdefault(arm, {}).setdefault(target, []).append(loss)
-    return losses
