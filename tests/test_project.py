@@ -27,8 +27,12 @@ IMPORT_NAMES = {
     "lm-eval": "lm_eval",
     "mosaicml-streaming": "streaming",
     "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
 }
-IMPORTED_BY_OTHERS = {"zstandard"}  # fsspec opens .zst files through it
+IMPORTED_BY_OTHERS = {
+    "accelerate",  # lm-eval's models need it
+    "zstandard",  # fsspec opens .zst files through it
+}
 UNTRACKED = {".git", ".hypothesis", ".venv", "build", "dist", "runs", "__pycache__"}
 REGISTRY_HOST = re.compile(
     r"(?:pypi|pythonhosted|npmjs|anaconda|crates|deb\.debian|download\.pytorch)\.(?:org|com|io)"

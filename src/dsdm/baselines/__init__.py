@@ -1,0 +1,34 @@
+"""What people would have done otherwise: each baseline is a function from a `Question` to `Scores`.
+
+To add one, write it in a module of its own name and list it in `config.BASELINE_NAMES`, and its
+settings, if it has any, in `settings_of`.
+"""
+
+from importlib import import_module
+
+from dsdm.baselines.config import BASELINE_NAMES, BaselinesConfig
+from dsdm.baselines.question import Question
+from dsdm.config import Config
+from dsdm.selection import Scores
+
+
+def baseline_scores(name: str, question: Question, config: BaselinesConfig) -> Scores:
+    """The scores of the baseline called `name`, one of `BASELINE_NAMES`."""
+    # Imported here because their libraries take seconds to load.
+    baseline = getattr(import_module(f"dsdm.baselines.{name}"), name)
+    settings = settings_of(name, config)
+    scores: Scores = baseline(question) if settings is None else baseline(question, settings)
+    return scores
+
+
+def settings_of(name: str, config: BaselinesConfig) -> Config | None:
+    """The settings of the baseline called `name`; None: it has none."""
+    return {
+        "bm25": config.bm25,
+        "classifier": config.classifier,
+        "dsir": config.dsir,
+        "semdedup": config.semdedup,
+    }.get(name)
+
+
+__all__ = ["BASELINE_NAMES", "BaselinesConfig", "Question", "baseline_scores", "settings_of"]

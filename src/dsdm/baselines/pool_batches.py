@@ -1,0 +1,28 @@
+"""The pool as a model reads it, in batches, for the baselines that need a model."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsdm.baselines.question import Question
+from dsdm.data.batches import Batch, iter_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BATCH_TOKENS = 16_384
+
+
+def pool_batches(
+    question: Question, model: "PreTrainedModel"
+) -> Iterator[tuple[np.ndarray, np.ndarray, Batch]]:
+    """Every row of the pool once: rows, their candidates, and the batch on the model's device.
+
+    A candidate counts as passed with its first row.
+    """
+    candidates = question.candidate_of_row
+    is_first = np.diff(candidates, prepend=-1) > 0
+    for rows, batch in iter_batches(question.rows, BATCH_TOKENS, model.device):
+        yield rows, candidates[rows], batch
+        question.advance(int(is_first[rows].sum()))

@@ -1,0 +1,72 @@
+"""SemDeDup: keep the texts that mean what no kept text means yet, whatever the targets are.
+
+Source: Abbas, Tirumala, Simig, Ganguli and Morcos, SemDeDup, 2023 (arXiv:2303.09540), and the
+authors' published code. Its rule within a cluster: members in order of falling distance from the
+centroid; one is dropped whose cosine with any earlier one, dropped or not, exceeds 1 - eps.
+
+Differs from the paper: embeddings are the proxy's (the paper: OPT-125M's, of the last token);
+clusters are those of Euclidean k-means on unit vectors, and their members' mean direction is the
+centroid; there are as many as suit the pool (the published code: 50,000).
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.cluster import MiniBatchKMeans
+
+from dsdm.baselines.config import SemDedupConfig
+from dsdm.baselines.embeddings import candidate_embeddings
+from dsdm.baselines.question import Question
+from dsdm.selection import Scores
+
+BLOCK = 2048
+"""Candidates that are compared with as many others at once: 16 MB of cosines."""
+
+
+def semdedup(question: Question, config: SemDedupConfig) -> Scores:
+    """Minus the largest cosine with an earlier candidate of the same cluster; 1 for its first.
+
+    What lies at -(1 - eps) or above is what the published rule keeps, so that to take the best is
+    to take the eps that leaves as many. Memory is the embeddings and two copies of the largest
+    cluster's. Two passes of `question.advance`: reading, comparing.
+
+    Raises:
+        ModelError: `config.embedding` can't be loaded, or its package is not installed.
+        NumericalError: an embedding is NaN, infinite or zero.
+    """
+    vectors = candidate_embeddings(question, config)
+    values = np.empty(len(vectors))
+    for members in _clusters(vectors, config.clusters, question.seed):
+        own = vectors[members]
+        order = np.argsort(own @ own.mean(0), kind="stable")
+        values[members[order]] = -_earlier_cosines(own[order])
+        question.advance(len(members))
+    return question.scores(values, "semdedup")
+
+
+def _clusters(
+    vectors: Float[np.ndarray, "candidates dim"], num_clusters: int | None, seed: int
+) -> list[np.ndarray]:
+    """The candidates of each cluster, in order of index."""
+    count = min(num_clusters or math.isqrt(len(vectors)), len(vectors))
+    # KMeans without batches adds up in another order at every run on many cores.
+    kmeans = MiniBatchKMeans(count, batch_size=max(1024, 8 * count), n_init=1, random_state=seed)
+    labels = kmeans.fit(vectors).labels_
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def _earlier_cosines(
+    vectors: Float[np.ndarray, "members dim"],
+) -> Float[np.ndarray, " members"]:
+    """The largest cosine of each member with an earlier one; -1 for the first."""
+    largest = np.full(len(vectors), -1, np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        own, found = vectors[start : start + BLOCK], largest[start : start + BLOCK]
+        for earlier in range(0, start + 1, BLOCK):
+            cosines = vectors[earlier : earlier + BLOCK] @ own.T
+            if earlier == start:
+                cosines[np.tri(len(own), dtype=bool)] = -1
+            np.maximum(found, cosines.max(0), out=found)
+    return largest
