@@ -1,0 +1,175 @@
+"""Compute multipliers: how much more training compute random data needs for the same loss.
+
+The gross multiplier of a method is the compute at which random's curve reaches the method's loss,
+over the compute that the method's training took. It is the paper's figure (Engstrom et al., 2024,
+which reads it off accuracy and counts training alone). The net multiplier counts the selection too:
+where training costs C and selecting S, random would have to spend g C, and net = g C / (C + S).
+
+A fixed model's loss on a target saturates as it is trained longer, which makes every further gain
+look large in random's compute: this is not the multiplier of a larger model trained as long as is
+best for it. Random's rows have to be fresh at every budget; repeated ones bend its curve.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsdm.evaluation.comparison import ALL_TARGETS, BASELINE, Losses
+from dsdm.evaluation.curve import Bound, Bounded, Estimate, RandomCurve
+from dsdm.evaluation.intervals import CONFIDENCE, REPLICATES
+
+_OPPOSITE: dict[Bound, Bound] = {"": "", "at least": "at most", "at most": "at least"}
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """What a training or a selection took."""
+
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "MethodCost") -> "MethodCost":
+        return MethodCost(self.flops + other.flops, self.seconds + other.seconds)
+
+
+@dataclass(frozen=True)
+class Net:
+    """What a method is worth with its selection counted, in one unit of cost."""
+
+    multiplier: Estimate
+    trainings: Estimate
+    """Target trainings after which the selection has paid for itself."""
+
+
+@dataclass(frozen=True)
+class ArmMultiplier:
+    """One arm on one target."""
+
+    target: str
+    arm: str
+    num_seeds: int
+    gross: Estimate
+    net_flops: Net | None
+    """Counted in FLOPs; None where the selection's cost is not known."""
+    net_seconds: Net | None
+    """Counted in seconds, as if random's took as long a FLOP as the method's."""
+
+
+def multipliers(
+    losses: Losses,
+    training: Mapping[str, MethodCost],
+    selection: Mapping[str, MethodCost],
+    *,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+    confidence: float = CONFIDENCE,
+) -> list[ArmMultiplier]:
+    """Every arm but random's on every target, and on their mean where there are several.
+
+    Args:
+        losses: Arms without any seed are left out.
+        training: Mean cost of one training of each arm, random's at every budget among them.
+        selection: Cost of each arm's selection; an arm that is not here has no net multiplier.
+        seed: Draws the bootstrap of the intervals (`RandomCurve.needed_compute`).
+        replicates: Of that bootstrap.
+        confidence: Of the intervals, in 0..1.
+
+    Returns:
+        Targets first, the mean of targets last. Nothing where no random arm has a loss.
+
+    Raises:
+        ValueError: a cost of training is missing or not above 0.
+    """
+    found = {arm: seeds for arm, seeds in losses.items() if seeds}
+    _check_costs(found, training)
+    budgets = sorted(filter(is_random, found), key=lambda arm: training[arm].flops)
+    compute = np.array([training[arm].flops for arm in budgets])
+    draws = {"seed": seed, "replicates": replicates}
+    lines = []
+    for target, group in _target_groups(found).items() if budgets else ():
+        means = {arm: _seed_losses(seeds, group) for arm, seeds in found.items()}
+        curve = RandomCurve(compute, [means[arm] for arm in budgets])
+        for arm, own in means.items():
+            if not is_random(arm):
+                needed = curve.needed_compute(own, **draws, confidence=confidence)
+                gross = needed.times(1 / training[arm].flops)
+                net = _nets(gross, training[arm], selection.get(arm))
+                lines.append(ArmMultiplier(target, arm, len(own), gross, *net))
+    return lines
+
+
+def is_random(arm: str) -> bool:
+    """Whether an arm is random at some budget: `random`, or `random@B` for B times the budget."""
+    return arm.partition("@")[0] == BASELINE
+
+
+def trainings_to_pay(gross: Estimate, training: float, selection: float) -> Estimate:
+    """Target trainings after which a selection has paid for itself.
+
+    The smallest whole n with n g C >= n C + S; infinite where g is at most 1.
+
+    Args:
+        gross: The multiplier g.
+        training: Cost C of one training on the selection, above 0.
+        selection: Cost S of the selection, in the same unit.
+    """
+
+    def trainings(end: Bounded) -> Bounded:
+        if end.value <= 1:
+            # At most 1 is never; at least 1 leaves it open.
+            return Bounded(math.inf, "at most" if end.bound == "at least" else "")
+        needed = math.ceil(selection / ((end.value - 1) * training))
+        return Bounded(float(needed), _OPPOSITE[end.bound])
+
+    # The larger the multiplier, the fewer trainings.
+    return Estimate(gross.value, gross.high, gross.low).through(trainings)
+
+
+def trainings_text(trainings: Bounded) -> str:
+    """Such as `3`, `<= 3`, `never`, or `unknown` where the multiplier's bound leaves it open."""
+    if math.isfinite(trainings.value):
+        return trainings.text(digits=0)
+    return "unknown" if trainings.bound else "never"
+
+
+def _nets(
+    gross: Estimate, training: MethodCost, selection: MethodCost | None
+) -> tuple[Net | None, Net | None]:
+    """In FLOPs and in seconds."""
+    if selection is None:
+        return None, None
+    return (
+        _net(gross, training.flops, selection.flops),
+        _net(gross, training.seconds, selection.seconds),
+    )
+
+
+def _net(gross: Estimate, training: float, selection: float) -> Net:
+    multiplier = gross.times(training / (training + selection))
+    return Net(multiplier, trainings_to_pay(gross, training, selection))
+
+
+def _target_groups(losses: Losses) -> dict[str, list[str]]:
+    """Targets by the name of each line, as in the comparison of losses."""
+    found = (target for seeds in losses.values() for by in seeds.values() for target in by)
+    targets = list(dict.fromkeys(found))
+    groups = {target: [target] for target in targets}
+    return groups if len(targets) < 2 else groups | {ALL_TARGETS: targets}
+
+
+def _seed_losses(
+    seeds: Mapping[int, Mapping[str, np.ndarray]], targets: Sequence[str]
+) -> dict[int, float]:
+    return {
+        seed: float(np.mean([found[target].mean() for target in targets]))
+        for seed, found in seeds.items()
+    }
+
+
+def _check_costs(losses: Losses, training: Mapping[str, MethodCost]) -> None:
+    for arm in losses:
+        cost = training.get(arm)
+        if cost is None or not (cost.flops > 0 and cost.seconds > 0):
+            raise ValueError(f"the training of {arm} needs FLOPs and seconds above 0, got {cost}.")
