@@ -301,6 +301,13 @@ def test_a_run_folder_of_other_settings(
     assert f"--redo {stage}" in found
 
 
+def test_a_pool_file_that_was_only_touched_is_the_same(tiny: Path, dsdm: Dsdm) -> None:
+    assert dsdm("run", tiny, "--until", "examples")[0] == 0
+    for path in tiny.parent.rglob("*.jsonl"):
+        os.utime(path, (1, 1))
+    assert dsdm("run", tiny, "--until", "examples")[0] == 0
+
+
 def test_a_pool_file_that_changed(tiny: Path, dsdm: Dsdm) -> None:
     assert dsdm("run", tiny, "--until", "examples")[0] == 0
     add_pool_file(tiny.parent, "b", seed=5)

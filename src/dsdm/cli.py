@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DsdmError as error:
         print(f"dsdm: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough; Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("dsdm: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
@@ -49,7 +52,7 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     if parsed.redo:
         redo(experiment, parsed.redo)
     _quiet_libraries()
-    run = run_experiment(experiment, until=parsed.until, announce=_announce)
+    run = run_experiment(experiment, until=parsed.until, workers=parsed.workers, announce=_announce)
     write_run_report(run.folder)
     for line in summary_lines(run):
         print(line)
@@ -126,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="do every stage that is missing, in order")
     run.add_argument("file", type=Path, help="experiment, a YAML file")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--workers", type=int, default=1, metavar="N", help="processes side by side")
     run.add_argument("--redo", metavar="STAGE", help="delete what a stage has made, and make it")
     run.add_argument("--dry-run", action="store_true", help="say what it will cost, do nothing")
     run.set_defaults(function=_run, takes_overrides=True)

@@ -1,6 +1,8 @@
+import dataclasses
 import gzip
 import json
 import math
+import os
 from pathlib import Path
 
 import datasets
@@ -13,6 +15,7 @@ import zstandard
 from dsdm.config import parse_config
 from dsdm.data.documents import (
     PoolConfig,
+    content_fingerprint,
     list_pool_files,
     read_documents,
     read_original_rows,
@@ -109,12 +112,29 @@ def test_the_order_of_files_is_as_given_and_sorted_within_a_folder_or_glob(tmp_p
         assert names == ["z.jsonl", "a.jsonl", "b.jsonl", "c.jsonl"]
 
 
-def test_a_fingerprint_changes_with_the_file_and_only_then(tmp_path: Path) -> None:
+def fingerprint_of(path: Path) -> str:
+    (file,) = list_pool_files(one_pool(path))
+    return content_fingerprint(file, lambda count: None)
+
+
+def test_a_files_fingerprint_changes_with_its_bytes_and_only_then(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", ROWS)
-    (before,) = list_pool_files(one_pool(path))
-    assert list_pool_files(one_pool(path)) == [before]
-    write_jsonl(path, ROWS[1:])
-    assert list_pool_files(one_pool(path))[0].fingerprint != before.fingerprint
+    before = fingerprint_of(path)
+    os.utime(path, (1, 1))
+    assert fingerprint_of(path) == before
+    path.write_bytes(path.read_bytes().replace(b"e", b"a", 1))
+    assert fingerprint_of(path) != before
+
+
+def test_a_file_in_an_object_store_goes_by_its_version_and_is_not_read(tmp_path: Path) -> None:
+    with fsspec.open("memory://pool/a.jsonl", "wb") as stream:
+        stream.write(b"{}")
+    (file,) = list_pool_files(PoolConfig(files=["memory://pool/a.jsonl"]))
+    read: list[int] = []
+    before = content_fingerprint(file, read.append)
+    other = dataclasses.replace(file, version="2")
+    assert content_fingerprint(other, read.append) != before
+    assert not read
 
 
 def test_ids_and_sources_default_to_the_name_of_the_file(tmp_path: Path) -> None:

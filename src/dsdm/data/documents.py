@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dsdm.data.originals import read_original_rows
-from dsdm.data.pool import PoolConfig, PoolFile, list_pool_files
+from dsdm.data.pool import PoolConfig, PoolFile, content_fingerprint, list_pool_files
 from dsdm.data.readers import Unreadable, excerpt_of, read_records
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "PoolConfig",
     "PoolFile",
     "Rejected",
+    "content_fingerprint",
     "content_hash",
     "id_hash",
     "list_pool_files",

@@ -1,7 +1,7 @@
 """What the pool is: its configuration and the list of its files."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -65,8 +65,8 @@ class PoolFile:
     format: Container
     size: int
     """Bytes, compressed if the file is."""
-    fingerprint: str
-    """Changes with the file's address, size, or time of change (ETag in an object store)."""
+    version: str
+    """Changes with the file's size or time of change (ETag in an object store)."""
 
     @property
     def stem(self) -> str:
@@ -191,13 +191,37 @@ def pool_file(url: str, format: Container) -> PoolFile:
     return _describe(system, path, format)
 
 
+def content_fingerprint(file: PoolFile, advance: Callable[[int], None]) -> str:
+    """Identifies what a file holds: a hash of its bytes; in an object store, of its version.
+
+    Args:
+        file: The file.
+        advance: Called with the number of bytes read.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    system, path = _file_system(file.url)
+    digest = hashlib.sha256(file.url.encode())
+    if not _is_local(system):
+        digest.update(file.version.encode())
+        return digest.hexdigest()[:16]
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+                advance(len(block))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}).") from error
+    return digest.hexdigest()[:16]
+
+
 def _describe(system: Any, path: str, format: Container) -> PoolFile:
     info = system.info(path)
     names = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
     version = next((str(info[name]) for name in names if name in info), "")
     url = path if _is_local(system) else system.unstrip_protocol(path)
-    key = f"{url}\n{info['size']}\n{version}"
-    return PoolFile(url, format, int(info["size"]), hashlib.sha256(key.encode()).hexdigest()[:16])
+    return PoolFile(url, format, int(info["size"]), f"{info['size']}-{version}")
 
 
 def _is_local(system: Any) -> bool:

@@ -18,7 +18,7 @@ from dsdm.pipeline.work import Advance, Work, fingerprints, progress
 
 def tokenizer_work(run: Run) -> Iterator[Work]:
     """The tokenizer: the given one, or one trained on the pool."""
-    path = run.folder / "tokenizer"
+    path = run.data_folder / "tokenizer"
     yield Work("tokenizer", path, run.experiment.tokenizer, {}, partial(_make_tokenizer, run))
 
 
@@ -26,10 +26,11 @@ def examples_work(run: Run) -> Iterator[Work]:
     """One shard of packed rows for each file of the pool."""
     (tokenizer,) = tokenizer_work(run)
     for shard in run.shards:
-        inputs = {"pool file": shard.file.fingerprint, "tokenizer": tokenizer.fingerprint}
+        inputs = {"pool file": shard.content, "tokenizer": tokenizer.fingerprint}
         config = [_content(run), run.experiment.examples]
-        path = run.folder / "examples" / shard.name
-        yield Work("examples", path, config, inputs, partial(_pack, run, shard))
+        path = run.data_folder / "examples" / shard.name
+        make = partial(_pack, run, shard)
+        yield Work("examples", path, config, inputs, make, follows_siblings=True)
 
 
 def targets_work(run: Run) -> Iterator[Work]:
@@ -38,7 +39,7 @@ def targets_work(run: Run) -> Iterator[Work]:
     row_tokens = run.experiment.examples.row_tokens
     for target in run.experiment.targets:
         config = {"target": _without_weight(target), "row_tokens": row_tokens}
-        path = run.folder / "targets" / target.name
+        path = run.data_folder / "targets" / target.name
         inputs = {"tokenizer": tokenizer.fingerprint}
         yield Work("targets", path, config, inputs, partial(_write_target, run, target))
 
@@ -48,7 +49,7 @@ def overlap_work(run: Run) -> Iterator[Work]:
     inputs = fingerprints([*examples_work(run), *targets_work(run)])
     yield Work(
         "overlap",
-        run.folder / "overlap",
+        run.data_folder / "overlap",
         {},
         inputs,
         partial(_count_overlap, run),
@@ -67,7 +68,7 @@ def _make_tokenizer(run: Run, draft: Draft) -> None:
 
 def _pack(run: Run, shard: PoolShard, draft: Draft) -> None:
     experiment = run.experiment
-    earlier = [run.folder / "examples" / other.name for other in run.shards[: shard.number]]
+    earlier = [run.data_folder / "examples" / other.name for other in run.shards[: shard.number]]
     pack_file(shard.file, experiment.pool, experiment.examples, run.tokenizer, earlier, draft)
 
 
@@ -98,7 +99,7 @@ def _pool_texts(run: Run, advance: Advance) -> Iterator[tuple[int, str]]:
 
 
 def _target_texts(run: Run, target: TargetConfig) -> Iterator[str]:
-    folder = run.folder / "targets" / target.name
+    folder = run.data_folder / "targets" / target.name
     for context, answer in read_target_texts(folder, ("fit", "tune", "report")):
         yield context + answer
 

@@ -1,21 +1,22 @@
 """One run: its experiment, its folder, and what its finished stages hold."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from dsdm.artifacts import disk_errors, write_json
 from dsdm.data.examples import Examples, load_examples
-from dsdm.data.pool import PoolFile, list_pool_files
+from dsdm.data.pool import PoolFile, content_fingerprint, list_pool_files
 from dsdm.data.tasks import Part, TargetRows, load_target
 from dsdm.data.tokenizer import Tokenizer, load_tokenizer
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.arms import CompareConfig
 from dsdm.experiment import Experiment
+from dsdm.pipeline.work import progress
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,8 @@ class PoolShard:
 
     number: int
     file: PoolFile
+    content: str
+    """Fingerprint of what the file holds: a file that is copied or touched is still the same."""
     is_first: bool
     """Whether it was in the pool when the run began: only such shards train proxies and fit
     curvature, so that shards added later are scored without redoing either."""
@@ -40,16 +43,51 @@ class PoolShard:
         return f"{self.number:05d}"
 
 
+class PoolIndex(msgspec.Struct):
+    """Which files are in the pool, in the order in which they joined."""
+
+    first: list[str] = []
+    """Those of the first `dsdm run`."""
+    later: list[str] = []
+    seen: dict[str, tuple[str, str]] = {}
+    """Version and content fingerprint of each file when it was last read."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What stages share. Reads finished artifacts; writes nothing but the index of the pool."""
 
     experiment: Experiment
+    replicate_of: "Run | None" = None
+    """The run whose pool and targets this one shares, with proxies of its own."""
 
     @property
     def folder(self) -> Path:
         """Folder of the run."""
         return self.experiment.folder
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder of the run whose tokenizer, examples and targets these are."""
+        return self.replicate_of.folder if self.replicate_of else self.folder
+
+    @cached_property
+    def replicates(self) -> tuple["Run", ...]:
+        """This run, and one for each further seed of a comparison that renews the proxies."""
+        compare = self.experiment.compare
+        if self.replicate_of or compare is None or not compare.renew:
+            return (self,)
+        return (self, *(self._renewed(number) for number in range(1, compare.seeds)))
+
+    def replicate(self, seed: int) -> "Run":
+        """The run whose scores a comparison's seed is made with."""
+        return self.replicates[seed] if len(self.replicates) > 1 else self
+
+    def _renewed(self, number: int) -> "Run":
+        """The same experiment at another seed, in a folder within this one's."""
+        folder = self.folder / "replicates" / str(number)
+        changes = {"run": str(folder), "seed": self.experiment.seed + number}
+        return Run(msgspec.structs.replace(self.experiment, **changes), self)
 
     @cached_property
     def shards(self) -> list[PoolShard]:
@@ -67,31 +105,34 @@ class Run:
                 "start over with --redo examples."
             )
         urls = [*known, *(url for url in files if url not in known)]
+        contents = self._contents([files[url] for url in urls])
+        first = self._pool_index.first
         return [
-            PoolShard(number, files[url], not known or url in self._first_urls())
+            PoolShard(number, files[url], contents[url], not known or url in first)
             for number, url in enumerate(urls)
         ]
 
     def remember_pool(self) -> None:
         """Writes down which files are in the pool, and in which order they joined."""
-        path = self.folder / "examples" / POOL_INDEX
-        index = {
-            "first": [shard.file.url for shard in self.shards if shard.is_first],
-            "later": [shard.file.url for shard in self.shards if not shard.is_first],
-        }
+        path = self.data_folder / "examples" / POOL_INDEX
+        index = PoolIndex(
+            first=[shard.file.url for shard in self.shards if shard.is_first],
+            later=[shard.file.url for shard in self.shards if not shard.is_first],
+            seen={shard.file.url: (shard.file.version, shard.content) for shard in self.shards},
+        )
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, index)
+            write_json(path, msgspec.to_builtins(index))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The finished tokenizer."""
-        return load_tokenizer(self.folder / "tokenizer")
+        return load_tokenizer(self.data_folder / "tokenizer")
 
     @cached_property
     def examples(self) -> Examples:
         """All finished shards."""
-        folders = [self.folder / "examples" / shard.name for shard in self.shards]
+        folders = [self.data_folder / "examples" / shard.name for shard in self.shards]
         return load_examples(folders, self.experiment.examples.unit)
 
     @cached_property
@@ -105,11 +146,11 @@ class Run:
         """Sorted candidates that share text with a target, where such are dropped."""
         if not self.experiment.drop_overlap:
             return np.zeros(0, np.int64)
-        return np.asarray(np.load(self.folder / "overlap" / "candidates.npy"))
+        return np.asarray(np.load(self.data_folder / "overlap" / "candidates.npy"))
 
     def target(self, name: str, part: Part) -> TargetRows:
         """The rows of one part of a target."""
-        return load_target(self.folder / "targets" / name, part)
+        return load_target(self.data_folder / "targets" / name, part)
 
     def proxy(self, number: int) -> "PreTrainedModel":
         """A trained proxy, on the experiment's device."""
@@ -131,16 +172,28 @@ class Run:
         return self.experiment.compare
 
     def _known_urls(self) -> list[str]:
-        index = self._pool_index
-        return [*index["first"], *index["later"]]
+        return [*self._pool_index.first, *self._pool_index.later]
 
-    def _first_urls(self) -> list[str]:
-        return self._pool_index["first"]
+    def _contents(self, files: list[PoolFile]) -> dict[str, str]:
+        """Content fingerprint of each file; only those whose version is new are read."""
+        seen = self._pool_index.seen
+        known = {file.url: seen[file.url][1] for file in files if _is_seen(file, seen)}
+        changed = [file for file in files if file.url not in known]
+        if not changed:
+            return known
+        with progress("reading the pool", sum(file.size for file in changed), "bytes") as advance:
+            return known | {file.url: content_fingerprint(file, advance) for file in changed}
 
     @cached_property
-    def _pool_index(self) -> dict[str, list[str]]:
-        path = self.folder / "examples" / POOL_INDEX
+    def _pool_index(self) -> PoolIndex:
+        path = self.data_folder / "examples" / POOL_INDEX
         if not path.exists():
-            return {"first": [], "later": []}
-        index: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
-        return index
+            return PoolIndex()
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=PoolIndex)
+        except msgspec.DecodeError as error:
+            raise ArtifactError(f"{path}: is not what dsdm writes ({error}).") from error
+
+
+def _is_seen(file: PoolFile, seen: dict[str, tuple[str, str]]) -> bool:
+    return file.url in seen and seen[file.url][0] == file.version

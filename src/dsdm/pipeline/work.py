@@ -25,6 +25,9 @@ from dsdm.errors import ArtifactError
 
 Advance = Callable[[int], None]
 
+bar_position = 0
+"""The line of the terminal, from the bottom, that this process shows its progress on."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -39,6 +42,16 @@ class Work:
     make: Callable[[Draft], None]
     follows_inputs: bool = False
     """Whether it is made again, unasked, when its inputs changed: for what takes seconds."""
+
+    follows_siblings: bool = False
+    """Whether it reads what came before it in its stage, so that it can't be made beside it."""
+
+    @property
+    def name(self) -> str:
+        """The path from the stage's folder on, such as `directions/ekfac/0`."""
+        parts = self.path.parts
+        first = max(i for i, part in enumerate(parts) if part == self.stage)
+        return "/".join(parts[first:])
 
     @property
     def fingerprint(self) -> str:
@@ -75,8 +88,8 @@ def _only_inputs_changed(work: Work) -> bool:
 
 
 def fingerprints(works: Sequence[Work]) -> dict[str, str]:
-    """The fingerprints of several works, by the end of their paths."""
-    return {f"{work.path.parent.name}/{work.path.name}": work.fingerprint for work in works}
+    """The fingerprints of several works, by their paths in the run, wherever the run is."""
+    return {work.name: work.fingerprint for work in works}
 
 
 def finished_counts(work: Work) -> dict[str, int | float]:
@@ -88,9 +101,15 @@ def finished_counts(work: Work) -> dict[str, int | float]:
 @contextmanager
 def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar with rate and time left on the terminal; the block gets a function that advances it."""
-    scaled = unit in ("tokens", "rows")
+    scaled = unit in ("tokens", "rows", "bytes")
     with tqdm(
-        total=total, desc=title, unit=f" {unit}", unit_scale=scaled, mininterval=1.0, leave=False
+        total=total,
+        desc=title,
+        unit=f" {unit}",
+        unit_scale=scaled,
+        mininterval=1.0,
+        leave=False,
+        position=bar_position,
     ) as bar:
 
         def advance(count: int) -> None:

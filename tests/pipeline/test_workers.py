@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from dsdm.errors import ArtifactError, DsdmError
+from dsdm.experiment import Experiment, load_experiment
+from dsdm.pipeline import Run, run_experiment
+from dsdm.pipeline.work import Work
+from dsdm.pipeline.workers import workers
+from tests.tiny_runs import write_data, write_experiment
+
+COMPARE = {"arms": ["top", "random"], "epochs": 1, "parts": ["tune"]}
+
+
+def finished_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file but the costs and what describes the experiment, by its path in the run."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name not in ("_cost.json", "experiment.yaml", "pool.json")
+        # names the run folder
+        and path.parts[-2:] != ("dataset", "_manifest.json")
+    }
+
+
+def test_two_processes_make_the_same_bytes_as_one(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    path = write_experiment(tmp_path, compare=COMPARE)
+    made: list[tuple[str, int, int]] = []
+    for name, count in (("one", 1), ("two", 2)):
+        experiment = load_experiment(path, [("run", str(tmp_path / name))])
+        run_experiment(experiment, workers=count, announce=lambda *done: made.append(done))
+    assert made[: len(made) // 2] == made[len(made) // 2 :]
+    assert finished_bytes(tmp_path / "one") == finished_bytes(tmp_path / "two")
+
+
+def failing_works(run: Run):
+    def fail(draft) -> None:
+        raise ArtifactError("the disk is on fire")
+
+    yield Work("proxies", run.folder / "proxies" / "0", {}, {}, fail)
+
+
+def dying_works(run: Run):
+    def die(draft) -> None:
+        import os
+
+        os._exit(9)
+
+    yield Work("proxies", run.folder / "proxies" / "0", {}, {}, die)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    write_data(tmp_path)
+    return load_experiment(write_experiment(tmp_path))
+
+
+def test_an_error_in_a_worker_is_the_commands_error(experiment: Experiment) -> None:
+    with (
+        workers(experiment, 2) as perform,
+        pytest.raises(DsdmError, match="the disk is on fire"),
+    ):
+        perform(failing_works, list(failing_works(Run(experiment))))
+
+
+def test_a_worker_that_dies_is_told_of(experiment: Experiment) -> None:
+    with (
+        workers(experiment, 2) as perform,
+        pytest.raises(ArtifactError, match="A worker process died"),
+    ):
+        perform(dying_works, list(dying_works(Run(experiment))))
