@@ -22,7 +22,11 @@ from dsdm.template import TEMPLATE, write_template
 
 LINES = TEMPLATE.read_text(encoding="utf-8").splitlines()
 SETTING = re.compile(r"^( *)(?:- )?#?(\w+):(?: (.*))?$")
-SHOWN_ELSEWHERE = {"compare.model": "model", "compare.train": "proxies.train"}
+SHOWN_ELSEWHERE = {
+    "compare.model": "model",
+    "compare.train": "proxies.train",
+    "compare.heldout": "targets",
+}
 FILLED = {"run", "pool.files", "targets.name", "targets.file", "model.config", "selection.fraction"}
 
 

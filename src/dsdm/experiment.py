@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from dsdm.baselines.config import BaselinesConfig
 from dsdm.config import Config, load_config
 from dsdm.data.export import ExportConfig
 from dsdm.data.pool import PoolConfig
@@ -51,6 +52,8 @@ class Experiment(Config):
     method: str | None = None
     """The estimator whose scores select; None: the first of `directions.estimators`."""
     export: ExportConfig = ExportConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
+    """Settings of the methods to compare with."""
     compare: CompareConfig | None = None
     """Train and evaluate models on the selection and on controls; None: don't."""
     seed: int = 0

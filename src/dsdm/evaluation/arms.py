@@ -1,37 +1,82 @@
 """The arms of a comparison: which rows each target model is trained on, at equal training tokens.
 
-Arms are written METHOD or METHOD-bottom for an estimator, `top` and `bottom` for the one that
-selects, `random` for fresh rows (each once while the pool lasts), and `repeated` for as many random
-candidates as were selected, for as many epochs.
+An arm is written
+
+    BASE[:TARGET][-bottom][-Nepochs][@BUDGET]
+
+BASE is an estimator or a baseline, whose ranking is used; `top` or `bottom` of the method that
+selects; `random` (fresh rows, each once while the pool lasts); `repeated` (random candidates, as
+many as were selected, for as many epochs); `source-matched` (random candidates, as many of each
+source as were selected); `best-source` (the source that the selecting method likes best). `:TARGET`
+ranks by an estimator's scores for that target alone, `-bottom` takes the other end, `-8epochs`
+repeats fewer rows more often, `@2` trains on twice the tokens.
 """
 
+import dataclasses
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
+import msgspec
 import numpy as np
 
+from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.config import Config
+from dsdm.data.tasks import TargetConfig
 from dsdm.errors import ConfigError
 from dsdm.lm.config import ModelConfig, TrainConfig
+from dsdm.selection import SelectionConfig
 
-Kind = Literal["top", "bottom", "random", "repeated"]
+Control = Literal["random", "repeated", "source-matched", "best-source"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+Kind = Literal["top", "bottom", "random", "repeated", "source-matched", "best-source"]
+EvaluatedPart = Literal["tune", "report"]
+
+ARM = re.compile(
+    r"(?P<base>[\w-]+?)(:(?P<target>[\w.-]+?))?(?P<bottom>-bottom)?"
+    r"(-(?P<epochs>[\d.]+)epochs)?(@(?P<budget>[\d.]+))?"
+)
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class CompareConfig(Config):
     """Target models that are trained to see what the selection is worth."""
 
     arms: tuple[str, ...] = ("top", "random", "bottom")
-    """METHOD, METHOD-bottom, top, bottom, random (fresh rows), repeated (random, same epochs)."""
+    """METHOD, METHOD-bottom, METHOD:TARGET, top, bottom, random (fresh rows), random@2 (twice the
+    tokens), repeated (random, same epochs), source-matched, best-source, METHOD-8epochs."""
     epochs: float = 4.0
     """Passes over the selection; every arm gets as many training tokens."""
     seeds: int = 1
     """Trainings of each arm: each renews the initial weights, the order and random's rows."""
+    renew: bool = False
+    """Each seed renews the proxies too, and all that is made with them."""
     model: ModelConfig | None = None
     """The model that is trained; None: the proxies'."""
     train: TrainConfig = TrainConfig()
     """Optimizer and schedule, the same for every arm."""
-    parts: tuple[Literal["tune", "report"], ...] = ("report",)
+    learning_rates: tuple[float, ...] = ()
+    """Each arm is trained at each of these once, and then at the one that is best on the tune
+    part; none: `train.lr` for every arm."""
+    parts: tuple[EvaluatedPart, ...] = ("report",)
     """Parts of the targets to evaluate on; choose on `tune`, look at `report` last."""
+    heldout: tuple[TargetConfig, ...] = ()
+    """Tasks that nothing was selected for, to evaluate on whole wherever `report` is."""
+    lm_eval: tuple[str, ...] = ()
+    """lm-evaluation-harness tasks, by name or YAML path, for accuracies."""
+    lm_eval_limit: Count | None = None
+    """The most documents of each of those tasks."""
+    pool_slice: Count = 0
+    """Candidates, drawn at random, that no arm is trained on, to measure bits per byte on."""
+
+    def __post_init__(self) -> None:
+        """Refuses a comparison that can't be made."""
+        names = [task.name for task in self.heldout]
+        if len(set(names)) < len(names):
+            raise ValueError(f"names in `heldout` must differ, got {names}")
+        if self.seeds < 1 or self.epochs <= 0 or any(rate <= 0 for rate in self.learning_rates):
+            raise ValueError("`seeds` must be at least 1, `epochs` and rates above 0")
 
 
 @dataclass(frozen=True)
@@ -41,31 +86,87 @@ class Arm:
     name: str
     kind: Kind
     method: str = ""
-    """The estimator whose ranking is used; empty for random arms."""
+    """Whose ranking is used, or whose selection a control is like; empty for random rows."""
+    target: str | None = None
+    """Rank by the scores for this target alone."""
+    epochs: float | None = None
+    """Passes over the rows; None: as the comparison says."""
+    budget: float = 1.0
+    """Training tokens, as a multiple of the comparison's."""
 
 
 def parse_arm(name: str, selecting_method: str, methods: tuple[str, ...]) -> Arm:
     """The arm called `name`.
 
+    Args:
+        name: As in the module's description.
+        selecting_method: What `top` and `bottom` stand for.
+        methods: The run's estimators.
+
     Raises:
         ConfigError: no such arm.
     """
-    if name == "random":
-        return Arm(name, "random")
-    if name == "repeated":
-        return Arm(name, "repeated")
-    method, _, suffix = name.partition("-")
-    if method in ("top", "bottom") and not suffix:
-        return Arm(name, "top" if method == "top" else "bottom", selecting_method)
-    if method in methods and suffix in ("", "bottom"):
-        return Arm(name, "bottom" if suffix else "top", method)
-    raise ConfigError(
-        f"compare.arms: {name!r} is not known. Write top, bottom, random, repeated, or one of "
-        f"{', '.join(methods)} with or without -bottom."
+    found = ARM.fullmatch(name)
+    plain = _plain_arm(found["base"], selecting_method, methods) if found else None
+    if found is None or plain is None:
+        raise ConfigError(
+            f"compare.arms: {name!r} is not known. Write top, bottom, {', '.join(CONTROLS)}, or "
+            f"one of {', '.join((*methods, *BASELINE_NAMES))}, which may have :TARGET, -bottom, "
+            "-8epochs and @2 behind it."
+        )
+    if plain.kind != "top" and (found["bottom"] or found["target"]):
+        raise ConfigError(f"compare.arms: {name!r}: only a method has a bottom or a target.")
+    if found["target"] and plain.method not in methods:
+        raise ConfigError(f"compare.arms: {name!r}: only an estimator scores targets one by one.")
+    return dataclasses.replace(
+        plain,
+        name=name,
+        kind="bottom" if found["bottom"] else plain.kind,
+        target=found["target"],
+        epochs=_number(name, found["epochs"]),
+        budget=_number(name, found["budget"]) or 1.0,
     )
+
+
+def scaled_selection(selection: SelectionConfig, factor: float) -> SelectionConfig:
+    """The selection with `factor` times the budget."""
+    if selection.tokens is not None:
+        return _with(selection, tokens=selection.tokens * factor)
+    if selection.fraction is not None:
+        return _with(selection, fraction=min(1.0, selection.fraction * factor))
+    assert selection.candidates is not None
+    return _with(selection, candidates=max(1, round(selection.candidates * factor)))
 
 
 def cut_to_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> np.ndarray:
     """The longest start of `order` whose rows have at most `tokens` tokens, one row at least."""
     total = np.cumsum(lengths[order], dtype=np.int64)
     return order[: max(1, int(np.searchsorted(total, tokens, side="right")))]
+
+
+def _plain_arm(base: str, selecting_method: str, methods: tuple[str, ...]) -> Arm | None:
+    if base in ("top", "bottom"):
+        return Arm(base, "top" if base == "top" else "bottom", selecting_method)
+    if base in ("random", "repeated"):
+        return Arm(base, "random" if base == "random" else "repeated")
+    if base in ("source-matched", "best-source"):
+        kind: Kind = "source-matched" if base == "source-matched" else "best-source"
+        return Arm(base, kind, selecting_method)
+    return Arm(base, "top", base) if base in (*methods, *BASELINE_NAMES) else None
+
+
+def _number(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if number <= 0:
+        raise ConfigError(f"compare.arms: {name!r}: {text!r} is not a number above 0.")
+    return number
+
+
+def _with(selection: SelectionConfig, **changes: float | int) -> SelectionConfig:
+    changed: SelectionConfig = msgspec.structs.replace(selection, **changes)
+    return changed

@@ -3,26 +3,50 @@
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from dsdm.artifacts import State, disk_errors
 from dsdm.errors import ConfigError
 from dsdm.experiment import Experiment, save_experiment
-from dsdm.pipeline import compare_stages, data_stages, model_stages, select_stages
+from dsdm.pipeline import (
+    baseline_stages,
+    compare_stages,
+    data_stages,
+    evaluation_stages,
+    model_stages,
+    select_stages,
+)
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.work import Work, perform
+from dsdm.pipeline.work import Work
+from dsdm.pipeline.workers import Maker
+from dsdm.pipeline.workers import workers as start_workers
 
-STAGES: dict[str, tuple[Callable[[Run], Iterator[Work]], ...]] = {
+
+def _works_of_replicates(maker: Maker, run: Run) -> Iterator[Work]:
+    for replicate in run.replicates:
+        yield from maker(replicate)
+
+
+def _renewed(maker: Maker) -> Maker:
+    """The same works for the run and each of its replicates."""
+    return partial(_works_of_replicates, maker)
+
+
+STAGES: dict[str, tuple[Maker, ...]] = {
     "tokenizer": (data_stages.tokenizer_work,),
     "examples": (data_stages.examples_work,),
     "targets": (data_stages.targets_work,),
     "overlap": (data_stages.overlap_work,),
-    "proxies": (model_stages.proxies_work,),
-    "directions": (model_stages.directions_work,),
-    "scores": (model_stages.scores_work, select_stages.merged_scores_work),
+    "proxies": (_renewed(model_stages.proxies_work),),
+    "directions": (_renewed(model_stages.directions_work),),
+    "scores": (_renewed(model_stages.scores_work), _renewed(select_stages.merged_scores_work)),
     "selection": (select_stages.selection_work,),
     "dataset": (select_stages.dataset_work,),
+    "baselines": (_renewed(baseline_stages.baselines_work),),
+    "heldout": (evaluation_stages.heldout_work,),
+    "tuning": (compare_stages.tuning_work,),
     "models": (compare_stages.models_work,),
-    "evaluations": (compare_stages.evaluations_work,),
+    "evaluations": (evaluation_stages.evaluations_work,),
 }
 
 
@@ -39,6 +63,7 @@ def run_experiment(
     experiment: Experiment,
     *,
     until: str | None = None,
+    workers: int = 1,
     announce: Callable[[str, int, int], None] = lambda stage, made, total: None,
 ) -> Run:
     """Every stage that is missing, in order, up to and with `until`.
@@ -46,6 +71,7 @@ def run_experiment(
     Args:
         experiment: What to run.
         until: The last stage; None: all of them.
+        workers: Processes that make a stage's artifacts beside each other.
         announce: Called after each stage with its name, the artifacts made now, and all of them.
 
     Raises:
@@ -59,13 +85,17 @@ def run_experiment(
     described = run.folder / "experiment.yaml"
     if not described.exists():
         save_experiment(experiment, described)
-    for stage, makers in STAGES.items():
-        works = [work for make in makers for work in make(run)]
-        announce(stage, sum(perform(work) for work in works), len(works))
-        if stage == "tokenizer":
-            model_stages.check_models(run)
-        if stage == until:
-            break
+    with start_workers(experiment, workers) as perform:
+        for stage, makers in STAGES.items():
+            made = total = 0
+            for maker in makers:
+                works = list(maker(run))
+                made, total = made + perform(maker, works), total + len(works)
+            announce(stage, made, total)
+            if stage == "tokenizer":
+                model_stages.check_models(run)
+            if stage == until:
+                break
     # Last, so that a run that was refused is still described by the experiment that made it.
     save_experiment(experiment, described)
     return run
@@ -87,7 +117,8 @@ def redo(experiment: Experiment, stage: str) -> None:
     """
     _check_stage(stage)
     with disk_errors(experiment.folder):
-        shutil.rmtree(experiment.folder / stage, ignore_errors=True)
+        for replicate in Run(experiment).replicates:
+            shutil.rmtree(replicate.folder / stage, ignore_errors=True)
         later = list(STAGES)[list(STAGES).index(stage) + 1 :]
         for status in run_status(experiment):
             if status.state == "stale" and status.work.stage in later:

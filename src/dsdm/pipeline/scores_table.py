@@ -41,6 +41,19 @@ def write_scores(
     return _write_tables(tables, path)
 
 
+def write_candidate_scores(examples: Examples, scores: Mapping[str, np.ndarray], path: Path) -> int:
+    """Writes one line for each candidate of the pool: provenance, and each method's score."""
+
+    def tables() -> Iterator[pa.Table]:
+        for shard in examples.shards:
+            for _, table in examples.read_candidates(shard):
+                numbers = table["candidate"].to_numpy()
+                found = [pa.array(values[numbers], pa.float32()) for values in scores.values()]
+                yield pa.table([*table.columns, *found], [*table.column_names, *scores])
+
+    return _write_tables(tables(), path)
+
+
 def _with_scores(
     table: pa.Table,
     shard: Shard,

@@ -1,7 +1,7 @@
 """The stages that choose: the merged scores, the selection, the dataset that is exported."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -80,16 +80,16 @@ def selected_candidates(folder: Path) -> np.ndarray:
 
 
 def refusal(
-    run: Run, config: SelectionConfig, *, near_duplicates: bool = True
+    run: Run, config: SelectionConfig, *, near_duplicates: bool = True, also: Iterable[int] = ()
 ) -> Callable[[int], bool] | None:
     """Says of a candidate that is about to be taken whether it must not be; None: all may be.
 
-    Dropped candidates are refused whatever ranks them; near-duplicates of one taken before, where
-    the selection asks for it and `near_duplicates` is left on.
+    Dropped candidates and those in `also` are refused whatever ranks them; near-duplicates of one
+    taken before, where the selection asks for it and `near_duplicates` is left on.
     """
-    if config.near_duplicates is None and not len(run.droppable):
+    dropped = frozenset(run.droppable.tolist()) | frozenset(int(candidate) for candidate in also)
+    if config.near_duplicates is None and not dropped:
         return None
-    dropped = frozenset(run.droppable.tolist())
     if config.near_duplicates is None or not near_duplicates:
         return dropped.__contains__
     # Imported here because its library takes a second to load.

@@ -1,0 +1,90 @@
+"""The stage that scores the pool with the baselines that a comparison names."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from dsdm.artifacts import Draft
+from dsdm.baselines import Question, baseline_scores, settings_of
+from dsdm.baselines.config import BASELINE_NAMES, USES_PROXIES
+from dsdm.data.tasks import read_target_texts
+from dsdm.evaluation.arms import Arm, parse_arm
+from dsdm.pipeline.data_stages import examples_work, targets_work
+from dsdm.pipeline.model_stages import proxies_work
+from dsdm.pipeline.run import Run
+from dsdm.pipeline.scores_table import SCORES, write_candidate_scores
+from dsdm.pipeline.work import Advance, Work, fingerprints, progress
+
+
+def compared_arms(run: Run) -> list[Arm]:
+    """The arms of the run's comparison, none where it has no comparison."""
+    experiment = run.experiment
+    return [
+        parse_arm(name, experiment.selecting_method, experiment.directions.estimators)
+        for name in (experiment.compare.arms if experiment.compare else ())
+    ]
+
+
+def baselines_work(run: Run) -> Iterator[Work]:
+    """One file of scores for each baseline that an arm is made by."""
+    methods = {arm.method for arm in compared_arms(run)}
+    for name in BASELINE_NAMES:
+        if name in methods:
+            yield baseline_work(run, name)
+
+
+def baseline_work(run: Run, name: str) -> Work:
+    """The scores of one baseline."""
+    settings = settings_of(name, run.experiment.baselines)
+    config = {
+        "baseline": name,
+        "settings": settings,
+        "seed": run.experiment.seed,
+        "weights": {target.name: target.weight for target in run.experiment.targets},
+    }
+    needed = [*examples_work(run), *targets_work(run)]
+    if name in USES_PROXIES:
+        needed += proxies_work(run)
+    path = run.folder / "baselines" / name
+    return Work("baselines", path, config, fingerprints(needed), partial(_score, run, name))
+
+
+def _score(run: Run, name: str, draft: Draft) -> None:
+    with progress(f"baselines/{name}", None, "candidates") as advance:
+        question = _question(run, draft.fingerprint, advance)
+        scores = baseline_scores(name, question, run.experiment.baselines)
+    scores.require_finite()
+    write_candidate_scores(run.examples, {name: scores.values}, draft.path / SCORES)
+    draft.counts["candidates"] = len(scores.values)
+
+
+def _question(run: Run, fingerprint: str, advance: Advance) -> Question:
+    examples, experiment = run.examples, run.experiment
+    tables = [examples.candidates_table(shard).select(["source"]) for shard in examples.shards]
+    sources = pa.concat_tables(tables)["source"].combine_chunks().dictionary_encode()
+    return Question(
+        texts=partial(_texts, run),
+        targets={target.name: _target_texts(run, target.name) for target in experiment.targets},
+        weights={target.name: target.weight for target in experiment.targets},
+        num_tokens=examples.candidate_tokens,
+        sources=sources.indices.to_numpy().astype(np.int32),
+        source_names=tuple(sources.dictionary.to_pylist()),
+        rows=examples,
+        candidate_of_row=examples.candidate_of_row,
+        proxies=[partial(run.proxy, i) for i in range(experiment.proxies.count)],
+        seed=experiment.seed,
+        fingerprint=fingerprint,
+        advance=advance,
+    )
+
+
+def _texts(run: Run) -> Iterator[str]:
+    for candidate in range(run.examples.num_candidates):
+        yield run.examples.text_of(candidate, run.tokenizer)
+
+
+def _target_texts(run: Run, name: str) -> list[str]:
+    texts = read_target_texts(run.data_folder / "targets" / name, ("fit",))
+    return [context + answer for context, answer in texts]

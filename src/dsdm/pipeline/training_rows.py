@@ -1,0 +1,100 @@
+"""Which rows of the pool each arm of a comparison is trained on, and in which order."""
+
+import dataclasses
+
+import numpy as np
+
+from dsdm.baselines.config import BASELINE_NAMES
+from dsdm.baselines.controls import best_source, source_matched
+from dsdm.evaluation.arms import Arm, cut_to_tokens, scaled_selection
+from dsdm.pipeline.baseline_stages import baseline_work
+from dsdm.pipeline.model_stages import usable_rows
+from dsdm.pipeline.run import Run
+from dsdm.pipeline.scores_table import SCORES, load_scores
+from dsdm.pipeline.select_stages import merged_scores_work, refusal, run_scores
+from dsdm.selection import Scores, SelectionConfig, select
+
+
+def training_order(run: Run, arm: Arm, seed: int) -> np.ndarray:
+    """The rows that an arm is trained on, in order; every arm has as many tokens, but for a row.
+
+    Args:
+        run: With the scores to rank by.
+        arm: What to train on.
+        seed: Draws random's rows and the order.
+    """
+    from dsdm.lm.train import epoch_order
+
+    compare = run.compare
+    budget = int(compare.epochs * arm.budget * _selected_tokens(run))
+    if arm.kind == "random":
+        kept = usable_rows(run)
+        kept = kept[~np.isin(run.examples.candidate_of_row[kept], held_out(run))]
+        rows = np.random.default_rng(seed).permutation(kept)
+        # Fresh rows while the pool lasts.
+        passes = max(1.0, 1.001 * budget / max(1, run.examples.lengths[rows].sum()))
+    else:
+        rows = np.flatnonzero(np.isin(run.examples.candidate_of_row, _chosen(run, arm, seed)))
+        passes = 1.5 * budget / run.examples.lengths[rows].sum()
+    return cut_to_tokens(epoch_order(rows, passes, seed), run.examples.lengths, budget)
+
+
+def held_out(run: Run) -> np.ndarray:
+    """Sorted candidates that no arm is trained on."""
+    count = run.compare.pool_slice
+    if not count:
+        return np.zeros(0, np.int64)
+    from dsdm.evaluation.pool_slice import held_out_candidates
+
+    # The pool of the first run: a slice that moved with the pool would be trained on.
+    of_row = run.examples.candidate_of_row[: run.num_first_rows]
+    return held_out_candidates(of_row, int(of_row[-1]) + 1, count, seed=0)
+
+
+def arm_scores(run: Run, arm: Arm) -> Scores:
+    """The scores that an arm ranks by, or that its control is like."""
+    if arm.method in BASELINE_NAMES:
+        work = baseline_work(run, arm.method)
+        return load_scores(work.path / SCORES, arm.method, work.fingerprint)
+    if arm.target is None:
+        return run_scores(run, arm.method or run.experiment.selecting_method)
+    (merged,) = merged_scores_work(run)
+    proxies = [
+        load_scores(merged.path / SCORES, f"{arm.method}.{i}.{arm.target}", merged.fingerprint)
+        for i in range(run.experiment.proxies.count)
+    ]
+    mean = np.mean([scores.values for scores in proxies], axis=0)
+    return dataclasses.replace(proxies[0], values=mean, method=arm.method, target=arm.target)
+
+
+def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
+    """The candidates that a `top`, `bottom`, repeated or control arm repeats."""
+    epochs = run.compare.epochs
+    selection = scaled_selection(run.experiment.selection, epochs / (arm.epochs or epochs))
+    scores = arm_scores(run, arm)
+    if arm.kind == "source-matched":
+        scores = source_matched(scores, _select(run, scores, selection, is_top=True), seed)
+    elif arm.kind == "best-source":
+        scores = best_source(scores, _selected_tokens(run), seed)
+    elif arm.kind == "repeated":
+        values = np.random.default_rng(seed).random(len(scores.values))
+        scores = dataclasses.replace(scores, values=values)
+    return _select(run, scores, selection, is_top=arm.kind == "top", bottom=arm.kind == "bottom")
+
+
+def _select(
+    run: Run, scores: Scores, config: SelectionConfig, *, is_top: bool, bottom: bool = False
+) -> np.ndarray:
+    refuse = refusal(run, config, near_duplicates=is_top, also=held_out(run))
+    return select(scores, config, bottom=bottom, is_near_duplicate=refuse)
+
+
+def _selected_tokens(run: Run) -> int:
+    selection = run.experiment.selection
+    total = run.examples.num_tokens
+    if selection.tokens is not None:
+        return int(selection.tokens)
+    if selection.fraction is not None:
+        return int(selection.fraction * total)
+    assert selection.candidates is not None
+    return int(selection.candidates * total / run.examples.num_candidates)

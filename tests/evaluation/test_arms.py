@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from dsdm.errors import ConfigError
+from dsdm.evaluation.arms import Arm, cut_to_tokens, parse_arm, scaled_selection
+from dsdm.selection import SelectionConfig
+
+METHODS = ("ekfac", "trak")
+
+
+@pytest.mark.parametrize(
+    ("name", "arm"),
+    [
+        ("top", Arm("top", "top", "ekfac")),
+        ("bottom", Arm("bottom", "bottom", "ekfac")),
+        ("random", Arm("random", "random")),
+        ("random@0.5", Arm("random@0.5", "random", budget=0.5)),
+        ("repeated", Arm("repeated", "repeated")),
+        ("source-matched", Arm("source-matched", "source-matched", "ekfac")),
+        ("best-source@2", Arm("best-source@2", "best-source", "ekfac", budget=2.0)),
+        ("trak-bottom", Arm("trak-bottom", "bottom", "trak")),
+        ("low_loss", Arm("low_loss", "top", "low_loss")),
+        ("trak:squad", Arm("trak:squad", "top", "trak", "squad")),
+        ("trak:a-b.c-bottom", Arm("trak:a-b.c-bottom", "bottom", "trak", "a-b.c")),
+        ("dsir-8epochs@4", Arm("dsir-8epochs@4", "top", "dsir", None, 8.0, 4.0)),
+        ("top-0.5epochs", Arm("top-0.5epochs", "top", "ekfac", epochs=0.5)),
+    ],
+)
+def test_an_arm_is_what_its_name_says(name: str, arm: Arm) -> None:
+    assert parse_arm(name, "ekfac", METHODS) == arm
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gradient", "is not known"),
+        ("", "is not known"),
+        ("top@", "is not known"),
+        ("random-bottom", "only a method has a bottom"),
+        ("source-matched:squad", "only a method has a bottom or a target"),
+        ("dsir:squad", "only an estimator"),
+        ("top@0", "'0' is not a number above 0"),
+        ("top@1.2.3", "'1.2.3' is not a number"),
+    ],
+)
+def test_an_unknown_arm_is_refused(name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_arm(name, "ekfac", METHODS)
+
+
+def test_a_budget_is_scaled_in_its_own_unit() -> None:
+    assert scaled_selection(SelectionConfig(tokens=100), 0.5).tokens == 50
+    assert scaled_selection(SelectionConfig(fraction=0.4), 4.0).fraction == 1.0
+    assert scaled_selection(SelectionConfig(candidates=3), 0.1).candidates == 1
+
+
+def test_an_order_is_cut_to_a_budget_but_never_to_nothing() -> None:
+    order, lengths = np.array([2, 0, 1]), np.array([5, 6, 7])
+    assert cut_to_tokens(order, lengths, 12).tolist() == [2, 0]
+    assert cut_to_tokens(order, lengths, 11).tolist() == [2]
+    assert cut_to_tokens(order, lengths, 1).tolist() == [2]
