@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from dsdm.data import harness_tasks
 from dsdm.data.batches import Row
 from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import load_model
@@ -82,3 +83,9 @@ def _keep_norms_in_float64(model: PreTrainedModel) -> None:
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """Every kind of layer that is supported, in float64."""
     return tiny_model(request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_index_is_kept() -> None:
+    """Tasks of one test are unknown to the next."""
+    harness_tasks._task_manager.cache_clear()

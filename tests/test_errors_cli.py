@@ -15,7 +15,7 @@ import zstandard
 from transformers import AutoModelForCausalLM
 
 from dsdm.data import harness
-from dsdm.data.harness import unknown_task
+from dsdm.data.harness_tasks import unknown_task
 from tests.data.pools import texts, write_jsonl, write_parquet
 from tests.tiny_runs import MODEL, Dsdm, add_pool_file, target_records, write_data, write_experiment
 
@@ -161,10 +161,10 @@ def test_a_target_that_is_not_there(tiny: Path, dsdm: Dsdm) -> None:
 
 
 def test_an_unknown_task(tiny: Path, dsdm: Dsdm, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str) -> None:
-        raise unknown_task(name, ["lambada_openai", "lambada_standard", "squadv2"])
+    def load(names: list[str]) -> None:
+        raise unknown_task(names[0], ["lambada_openai", "lambada_standard", "squadv2"])
 
-    monkeypatch.setattr(harness, "_load_tasks", load)
+    monkeypatch.setattr(harness, "load_tasks", load)
     found = target_error(tiny.parent, dsdm, b"", file=None, task="lambada_opnai")
     assert "no task 'lambada_opnai'. Nearest names: lambada_openai, " in found
 

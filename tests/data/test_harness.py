@@ -124,7 +124,7 @@ def test_an_unknown_task_is_an_error_with_the_nearest_names(
     write_task(tmp_path, CHOICES, name="letters")
     # lm-eval's own index takes half a minute to build.
     manager = lm_eval.tasks.TaskManager(include_path=tmp_path, include_defaults=False)
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda: manager)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **options: manager)
     with pytest.raises(DataError, match=r"no task 'number_hard'\. Nearest names: numbers_hard\."):
         read_pairs("number_hard")
     with pytest.raises(DataError, match="No name is near"):

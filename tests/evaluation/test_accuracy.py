@@ -286,7 +286,7 @@ def test_an_unknown_task_is_an_error_that_names_it(
     with pytest.raises(DataError, match=r"no task 'numbrs'\. Nearest names: numbers\."):
         task_results(model, tokenizer, [path, "numbrs"])
     assert list(task_results(model, tokenizer, ["numbers"])) == ["numbers"]
-    assert [options["include_defaults"] for options in asked] == [True, True]
+    assert [options["include_defaults"] for options in asked] == [True]
 
 
 def test_a_task_that_cannot_be_used_is_an_error(

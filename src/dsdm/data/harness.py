@@ -1,12 +1,10 @@
 """Target examples of lm-evaluation-harness tasks: the prompts it makes and the gold answers."""
 
-import difflib
-import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
+from dsdm.data.harness_tasks import load_tasks
 from dsdm.data.target_files import TargetExample, collect, group_of, join_answer
 from dsdm.errors import DataError
 
@@ -21,63 +19,28 @@ def read_task_examples(
     Raises:
         DataError: lm-eval has no such task or can't load it, or a document has no gold answer.
     """
-    for task in _load_tasks(name):
+    for task in load_tasks([name]).values():
         _set_fewshot(task, num_fewshot, seed)
         by_document = groupby(_build_requests(task), key=lambda request: request.doc_id)
         documents = ((task, list(requests)) for _, requests in by_document)
         yield from collect(documents, lambda document: _gold_example(*document, group=group))
 
 
-def unknown_task(name: str, known: Sequence[str]) -> DataError:
-    """The error for a task that lm-eval does not have, with the names nearest to it."""
-    nearest = difflib.get_close_matches(name, known, n=5)
-    offer = f"Nearest names: {', '.join(nearest)}." if nearest else "No name is near."
-    return DataError(
-        f"lm-eval has no task {name!r}. {offer} "
-        "`lm-eval ls tasks` lists all; the path of a task's YAML file works too."
-    )
+def gold_index(task: Any, doc: Any, where: str) -> int:
+    """The position of the (first) right choice, found as lm-eval's `process_results` does.
 
-
-def _load_tasks(name: str) -> list[Any]:
-    import jinja2
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(**_index_options(name))
-    if not _is_yaml(name) and name not in manager.all_tasks:
-        raise unknown_task(name, manager.all_tasks)
-    # lm-eval runs a dataset's loader, templates and the task's own functions here.
-    try:
-        return list(manager.load(name)["tasks"].values())
-    except (
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ImportError,
-        jinja2.TemplateError,
-    ) as error:
-        raise DataError(
-            f"lm-eval could not load task {name!r}: {type(error).__name__}: {error}. Check that "
-            "its dataset is on this machine (or that the hub can be reached) and its YAML file."
-        ) from error
-
-
-def _index_options(name: str) -> dict[str, Any]:
-    """What TaskManager should read. Its index of all tasks takes half a minute to build."""
-    if not _is_yaml(name):
-        return {}
-    path = Path(name)
-    try:
-        is_group = re.search(r"^group:", path.read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError as error:
-        raise DataError(f"{name}: the task's YAML file cannot be read ({error}).") from error
-    # Only a group names other tasks: lm-eval's own, or those beside it.
-    return {"include_path": path.parent} if is_group else {"include_defaults": False}
-
-
-def _is_yaml(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
+    Raises:
+        DataError: the document names no right choice; `where` says which document it is.
+    """
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    if isinstance(gold, list):
+        gold = gold[0] if gold else None
+    choices = task.doc_to_choice(doc)
+    if isinstance(gold, str) and gold in choices:
+        return int(choices.index(gold))
+    if isinstance(gold, int) and 0 <= gold < len(choices):
+        return gold
+    raise DataError(f"{where}: the gold answer {gold!r:.60} is none of {len(choices)} choices.")
 
 
 def _set_fewshot(task: Any, num_fewshot: int, seed: int) -> None:
@@ -107,7 +70,7 @@ def _gold_example(task: Any, requests: Sequence[Any], *, group: str | None) -> T
     if task.OUTPUT_TYPE == "loglikelihood":
         context, answer = requests[0].args
     elif task.OUTPUT_TYPE == "multiple_choice":
-        context, answer = requests[_gold_index(task, doc, where)].args
+        context, answer = requests[gold_index(task, doc, where)].args
     elif task.OUTPUT_TYPE == "generate_until":
         context = requests[0].args[0]
         answer = _written_answer(task, doc, context, where)
@@ -128,19 +91,6 @@ def _checked_example(context: object, answer: object, group: str, where: str) ->
             f"got {context!r:.60} and {answer!r:.60}."
         )
     return TargetExample(context, answer, where, group)
-
-
-def _gold_index(task: Any, doc: Any, where: str) -> int:
-    """The position of the (first) right choice, found as lm-eval's `process_results` does."""
-    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    if isinstance(gold, list):
-        gold = gold[0] if gold else None
-    choices = task.doc_to_choice(doc)
-    if isinstance(gold, str) and gold in choices:
-        return int(choices.index(gold))
-    if isinstance(gold, int) and 0 <= gold < len(choices):
-        return gold
-    raise DataError(f"{where}: the gold answer {gold!r:.60} is none of {len(choices)} choices.")
 
 
 def _written_answer(task: Any, doc: Any, context: str, where: str) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from dsdm.data.harness import _gold_index, _index_options, _is_yaml, unknown_task
+from dsdm.data.harness import gold_index
+from dsdm.data.harness_tasks import load_tasks
 from dsdm.data.tokenizer import Tokenizer, load_tokenizer
 from dsdm.errors import DataError
 from dsdm.lm.config import Precision
@@ -62,7 +63,7 @@ def task_results(
         ModelError: the folder holds no tokenizer.
     """
     with _quiet(), _seeded():
-        loaded = _load_tasks(tasks)
+        loaded = load_tasks(tasks)
         lm = _language_model(model, tokenizer, batch_rows, max_tokens, precision)
         results = {}
         for name, task in loaded.items():
@@ -91,51 +92,6 @@ def _seeded() -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
-    """lm-eval's tasks by their own names, in order."""
-    from lm_eval.tasks import TaskManager
-
-    options = [_index_options(name) for name in names]
-    # One index for all names: it takes half a minute to build.
-    manager = TaskManager(
-        include_path=[option["include_path"] for option in options if "include_path" in option],
-        include_defaults=any(option.get("include_defaults", True) for option in options),
-    )
-    loaded: dict[str, Any] = {}
-    for name in names:
-        for task in _load_task(manager, name):
-            if task.task_name in loaded:
-                raise DataError(
-                    f"Task {task.task_name!r} is named twice: {name!r} holds it, and one before "
-                    "does. Name it once, or give one of the two YAML files another `task:`."
-                )
-            loaded[task.task_name] = task
-    return loaded
-
-
-def _load_task(manager: Any, name: str) -> list[Any]:
-    import jinja2
-
-    if not _is_yaml(name) and name not in manager.all_tasks:
-        raise unknown_task(name, manager.all_tasks)
-    # lm-eval runs a dataset's loader, templates and the task's own functions here.
-    try:
-        return list(manager.load(name)["tasks"].values())
-    except (
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ImportError,
-        jinja2.TemplateError,
-    ) as error:
-        raise DataError(
-            f"lm-eval could not load task {name!r}: {type(error).__name__}: {error}. Check that "
-            "its dataset is on this machine (or that the hub can be reached) and its YAML file."
-        ) from error
 
 
 def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
@@ -233,7 +189,7 @@ def _loglik_per_byte(task: Any, requests: Sequence[Any]) -> float:
     first = requests[0]
     where = f"{task.task_name}: document {first.doc_id}"
     is_choice = task.OUTPUT_TYPE == "multiple_choice"
-    gold = requests[_gold_index(task, first.doc, where) if is_choice else 0]
+    gold = requests[gold_index(task, first.doc, where) if is_choice else 0]
     loglik, _ = gold.resps[0]
     return float(loglik) / len(gold.args[1].encode())
 
