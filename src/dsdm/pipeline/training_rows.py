@@ -85,7 +85,7 @@ def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
 def _select(
     run: Run, scores: Scores, config: SelectionConfig, *, is_top: bool, bottom: bool = False
 ) -> np.ndarray:
-    refuse = refusal(run, config, near_duplicates=is_top, also=held_out(run))
+    refuse = refusal(run, config, near_duplicates=is_top, also=held_out(run).tolist())
     return select(scores, config, bottom=bottom, is_near_duplicate=refuse)
 
 
