@@ -14,9 +14,9 @@ from dsdm.experiment import load_experiment
 from dsdm.pipeline import calibration, pool_sample
 from dsdm.pipeline.calibration import measure_speed
 from dsdm.pipeline.forecast import forecast
+from dsdm.pipeline.forecast_inputs import Cost
 from dsdm.pipeline.pool_sample import PoolSample, read_pool_sample
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.stage_costs import Cost
 from tests.conftest import VOCAB, tiny_model
 from tests.data.pools import texts
 from tests.tiny_runs import Dsdm, write_experiment
@@ -75,6 +75,26 @@ def test_tokens_are_counted_as_the_run_will_read_them(tiny: Path) -> None:
     assert table["proxies"][1] == "16.2K"  # 3 x 0.5 x 2 x 5,384
     assert table["scores"][1] == "32.3K"  # two passes for each of three proxies
     assert table["models"][1] == "17.2K"  # 2 arms x 2 seeds x 4 epochs x a fifth of the pool
+
+
+def test_a_comparisons_baselines_budgets_rates_and_replicates_are_counted(tiny: Path) -> None:
+    path = write_experiment(
+        tiny.parent,
+        compare={
+            "arms": ["top", "random@2", "low_loss", "semdedup", "bm25"],
+            "seeds": 2,
+            "epochs": 1.0,
+            "renew": True,
+            "learning_rates": [1e-2, 1e-3],
+            "pool_slice": 1,
+        },
+    )
+    out = forecast(load_experiment(path, []))
+    table = rows(out)
+    assert table["proxies"][1] == "8.61K"  # 2 seeds x 0.4 x 2 epochs x 5,384
+    assert table["baselines"][1] == "21.5K"  # two of them read the pool once for each seed
+    assert table["models"][1] == table["tuning"][1] == "12.9K"  # 6 budgets x 2 x a fifth
+    assert "anything but the targets is not counted" in out
 
 
 def test_a_budget_above_the_pool_is_said(tiny: Path) -> None:

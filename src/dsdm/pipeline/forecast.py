@@ -23,17 +23,17 @@ from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import check_row_length, flops_per_token, load_model
 from dsdm.pipeline import run_status
 from dsdm.pipeline.calibration import measure_speed, peak_bytes
-from dsdm.pipeline.pool_sample import PoolSample, read_pool_sample
-from dsdm.pipeline.run import Run
-from dsdm.pipeline.stage_costs import (
+from dsdm.pipeline.forecast_inputs import (
     ComparedModel,
     Cost,
     Measured,
     Number,
     TargetCounts,
     budget_tokens,
-    stage_costs,
 )
+from dsdm.pipeline.pool_sample import PoolSample, read_pool_sample
+from dsdm.pipeline.run import Run
+from dsdm.pipeline.stage_costs import stage_costs
 
 COLUMNS = ("stage", "state", "tokens", "time", "FLOPs", "disk", "memory")
 TASK_EXAMPLES = 1000
@@ -181,6 +181,9 @@ def _notes(
         notes.append(f"An lm-eval task is counted as {TASK_EXAMPLES:,} full rows in each part.")
     if budget_tokens(experiment, measured.pool) > measured.pool.tokens:
         notes.append("The budget is larger than the pool: the run will stop at `selection`.")
+    compare = experiment.compare
+    if compare is not None and (compare.heldout or compare.lm_eval or compare.pool_slice):
+        notes.append("Evaluating on anything but the targets is not counted.")
     stale = [name for name, stage in progress.items() if stage.stale]
     if stale:
         notes.append(

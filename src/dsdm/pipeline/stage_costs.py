@@ -1,13 +1,10 @@
 """What each stage of a run costs, counted in tokens and passes at measured speeds."""
 
-import math
-from dataclasses import dataclass
-
 from dsdm.datamodel.estimate import scored_targets
 from dsdm.datamodel.scoring import scores_forward
 from dsdm.experiment import Experiment
-from dsdm.pipeline.calibration import Speed
-from dsdm.pipeline.pool_sample import PoolSample
+from dsdm.pipeline.compare_costs import compare_costs, num_replicates
+from dsdm.pipeline.forecast_inputs import Cost, Measured, Number, budget_tokens, num_candidates
 
 JVP_PASSES = 4
 """Forward passes that one exact slope costs (forward mode, plain attention and logits)."""
@@ -20,92 +17,17 @@ SCORES_SECONDS_A_CANDIDATE = 1e-5
 LINE_BYTES = 60
 """Of a candidate in a table: where it is from."""
 
-Number = int | float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one stage or several; memory is the largest."""
-
-    tokens: Number = 0.0
-    seconds: Number = 0.0
-    flops: Number = 0.0
-    disk: Number = 0.0
-    memory: Number = 0.0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.tokens + other.tokens,
-            self.seconds + other.seconds,
-            self.flops + other.flops,
-            self.disk + other.disk,
-            max(self.memory, other.memory),
-        )
-
-    def share(self, share: Number) -> "Cost":
-        """The cost of a part of the work; its memory is needed as long as any is left."""
-        return Cost(
-            self.tokens * share,
-            self.seconds * share,
-            self.flops * share,
-            self.disk * share,
-            self.memory if share else 0.0,
-        )
-
-
-@dataclass(frozen=True)
-class TargetCounts:
-    """Rows and tokens of all targets."""
-
-    fit_rows: Number
-    fit_tokens: Number
-    evaluated_tokens: Number
-    """In the parts that the comparison looks at."""
-    seconds: Number
-    """To read and tokenize them all."""
-
-
-@dataclass(frozen=True)
-class ComparedModel:
-    """The model of the comparison, which is not timed by itself."""
-
-    parameters: int
-    flops_a_token: Number
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the counting goes by."""
-
-    pool: PoolSample
-    speed: Speed
-    compared: ComparedModel
-    targets: TargetCounts
-    overlap_seconds: Number
-    """To look for shared words in one token of the pool."""
-
-
-def budget_tokens(experiment: Experiment, pool: PoolSample) -> Number:
-    """Tokens that will be selected."""
-    selection = experiment.selection
-    if selection.tokens is not None:
-        return selection.tokens
-    if selection.fraction is not None:
-        return selection.fraction * pool.tokens
-    assert selection.candidates is not None
-    return selection.candidates * pool.tokens / _num_candidates(experiment, pool)
-
 
 def stage_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
     """The whole cost of each stage, in order."""
     base = measured.speed.base_bytes
     pool = measured.pool
     share = budget_tokens(experiment, pool) / pool.tokens
-    num_candidates = _num_candidates(experiment, pool)
+    candidates = num_candidates(experiment, pool)
     choosing = Cost(
-        seconds=SCORES_SECONDS_A_CANDIDATE * num_candidates,
-        disk=share * LINE_BYTES * num_candidates,
-        memory=base + 100 * num_candidates,
+        seconds=SCORES_SECONDS_A_CANDIDATE * candidates,
+        disk=share * LINE_BYTES * candidates,
+        memory=base + 100 * candidates,
     )
     exporting = Cost(
         seconds=EXPORT_SECONDS_A_BYTE * pool.text_bytes, disk=share * pool.file_bytes, memory=base
@@ -115,14 +37,12 @@ def stage_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
         "examples": _examples(measured),
         "targets": Cost(seconds=measured.targets.seconds, memory=base),
         "overlap": Cost(seconds=measured.overlap_seconds * pool.tokens, memory=base),
-        "proxies": _proxies(experiment, measured),
-        "directions": _directions(experiment, measured),
-        "scores": _scores(experiment, measured),
+        "proxies": _proxies(experiment, measured).times(num_replicates(experiment)),
+        "directions": _directions(experiment, measured).times(num_replicates(experiment)),
+        "scores": _scores(experiment, measured).times(num_replicates(experiment)),
         "selection": choosing,
         "dataset": exporting,
-        "models": _models(experiment, measured),
-        "evaluations": _evaluations(experiment, measured),
-    }
+    } | (compare_costs(experiment, measured) if experiment.compare else {})
 
 
 def _examples(measured: Measured) -> Cost:
@@ -223,13 +143,13 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes
     copies = 2 if forward else wanted
     columns = len(experiment.directions.estimators) + experiment.proxies.count * (wanted + 1)
-    num_candidates = _num_candidates(experiment, pool)
+    candidates = num_candidates(experiment, pool)
     activations = speed.activation_bytes * (0.3 if forward else 1.0)
     return Cost(
         tokens=passes * tokens,
-        seconds=tokens / rate + SCORES_SECONDS_A_CANDIDATE * num_candidates,
+        seconds=tokens / rate + SCORES_SECONDS_A_CANDIDATE * candidates,
         flops=passes * tokens * speed.flops_a_token,
-        disk=2 * num_candidates * (LINE_BYTES + 4 * columns),
+        disk=2 * candidates * (LINE_BYTES + 4 * columns),
         memory=speed.base_bytes
         + 4 * speed.parameters
         + (copies + 1) * 4 * speed.layers.weights
@@ -237,42 +157,6 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     )
 
 
-def _models(experiment: Experiment, measured: Measured) -> Cost:
-    compare, speed, model = experiment.compare, measured.speed, measured.compared
-    if compare is None:
-        return Cost()
-    count = len(compare.arms) * compare.seeds
-    tokens = count * compare.epochs * budget_tokens(experiment, measured.pool)
-    slower = model.flops_a_token / speed.flops_a_token
-    batch = min(compare.train.batch_tokens, compare.train.micro_batch_tokens)
-    return Cost(
-        tokens=tokens,
-        seconds=tokens / speed.train * slower,
-        flops=3 * tokens * model.flops_a_token,
-        disk=4 * model.parameters * count,
-        memory=speed.base_bytes
-        + 16 * model.parameters
-        + speed.activation_bytes * batch * math.sqrt(slower),
-    )
-
-
-def _evaluations(experiment: Experiment, measured: Measured) -> Cost:
-    compare, speed, model = experiment.compare, measured.speed, measured.compared
-    if compare is None:
-        return Cost()
-    tokens = len(compare.arms) * compare.seeds * measured.targets.evaluated_tokens
-    return Cost(
-        tokens=tokens,
-        seconds=tokens / speed.forward * model.flops_a_token / speed.flops_a_token,
-        flops=tokens * model.flops_a_token,
-        memory=speed.base_bytes + 4 * model.parameters,
-    )
-
-
 def _num_wanted(experiment: Experiment) -> int:
     """Directions that candidates are scored along, for each estimator and proxy."""
     return len(scored_targets([t.name for t in experiment.targets], experiment.scores))
-
-
-def _num_candidates(experiment: Experiment, pool: PoolSample) -> Number:
-    return pool.rows if experiment.examples.unit == "row" else pool.documents

@@ -1,0 +1,80 @@
+"""What the stages of a comparison cost; of evaluating, that on the targets alone."""
+
+import math
+
+from dsdm.baselines.config import BASELINE_NAMES
+from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
+from dsdm.experiment import Experiment
+from dsdm.pipeline.forecast_inputs import Cost, Measured, Number, budget_tokens
+
+BASELINE_SECONDS_A_TOKEN = 2e-6
+"""To decode the pool and count its words, once for each baseline."""
+
+
+def num_replicates(experiment: Experiment) -> int:
+    """How often proxies and scores are made."""
+    compare = experiment.compare
+    return compare.seeds if compare is not None and compare.renew else 1
+
+
+def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
+    """The cost of each stage of a comparison, in order."""
+    assert experiment.compare is not None
+    compare, arms = experiment.compare, _arms(experiment, experiment.compare)
+    budget = compare.epochs * sum(arm.budget for arm in arms)
+    tokens = budget * budget_tokens(experiment, measured.pool)
+    num_rates = len(compare.learning_rates)
+    return {
+        "baselines": _baselines(experiment, measured, arms).times(num_replicates(experiment)),
+        "heldout": Cost(memory=measured.speed.base_bytes),
+        "tuning": _training(compare, measured, tokens * num_rates, 0),
+        "models": _training(compare, measured, tokens * compare.seeds, len(arms) * compare.seeds),
+        "evaluations": _evaluations(measured, len(arms) * (compare.seeds + num_rates)),
+    }
+
+
+def _arms(experiment: Experiment, compare: CompareConfig) -> list[Arm]:
+    methods = experiment.directions.estimators
+    return [parse_arm(name, experiment.selecting_method, methods) for name in compare.arms]
+
+
+def _baselines(experiment: Experiment, measured: Measured, arms: list[Arm]) -> Cost:
+    methods = {arm.method for arm in arms} & set(BASELINE_NAMES)
+    speed, pool_tokens = measured.speed, measured.pool.tokens
+    # Low loss is read off every proxy, SemDeDup embeds with the first.
+    passes = experiment.proxies.count * ("low_loss" in methods)
+    passes += experiment.baselines.semdedup.embedding == "proxy" and "semdedup" in methods
+    tokens = passes * pool_tokens
+    return Cost(
+        tokens=tokens,
+        seconds=tokens / speed.forward + len(methods) * BASELINE_SECONDS_A_TOKEN * pool_tokens,
+        flops=tokens * speed.flops_a_token,
+        memory=speed.base_bytes + 4 * speed.parameters,
+    )
+
+
+def _training(compare: CompareConfig, measured: Measured, tokens: Number, kept: int) -> Cost:
+    """Of `tokens` tokens in all; `kept` models stay on disk."""
+    speed, model = measured.speed, measured.compared
+    slower = model.flops_a_token / speed.flops_a_token
+    batch = min(compare.train.batch_tokens, compare.train.micro_batch_tokens)
+    return Cost(
+        tokens=tokens,
+        seconds=tokens / speed.train * slower,
+        flops=3 * tokens * model.flops_a_token,
+        disk=4 * model.parameters * kept,
+        memory=speed.base_bytes
+        + 16 * model.parameters
+        + speed.activation_bytes * batch * math.sqrt(slower),
+    )
+
+
+def _evaluations(measured: Measured, count: int) -> Cost:
+    speed, model = measured.speed, measured.compared
+    tokens = count * measured.targets.evaluated_tokens
+    return Cost(
+        tokens=tokens,
+        seconds=tokens / speed.forward * model.flops_a_token / speed.flops_a_token,
+        flops=tokens * model.flops_a_token,
+        memory=speed.base_bytes + 4 * model.parameters,
+    )
