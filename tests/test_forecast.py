@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import calibration, pool_sample
-from dsdm.pipeline.calibration import measure_speed
-from dsdm.pipeline.forecast import forecast
-from dsdm.pipeline.forecast_inputs import Cost
-from dsdm.pipeline.pool_sample import PoolSample, read_pool_sample
+from dsdm.forecast import calibration, forecast, pool_sample
+from dsdm.forecast.calibration import measure_speed
+from dsdm.forecast.inputs import Cost
+from dsdm.forecast.pool_sample import PoolSample, read_pool_sample
 from dsdm.pipeline.run import Run
 from tests.conftest import VOCAB, tiny_model
 from tests.data.pools import texts

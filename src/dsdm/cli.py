@@ -41,7 +41,7 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
 
     experiment = load_experiment(parsed.file, overrides)
     if parsed.dry_run:
-        from dsdm.pipeline.forecast import forecast
+        from dsdm.forecast import forecast
 
         print(forecast(experiment))
         return

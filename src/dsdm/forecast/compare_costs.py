@@ -5,7 +5,7 @@ import math
 from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.experiment import Experiment
-from dsdm.pipeline.forecast_inputs import Cost, Measured, Number, budget_tokens
+from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens
 
 BASELINE_SECONDS_A_TOKEN = 2e-6
 """To decode the pool and count its words, once for each baseline."""

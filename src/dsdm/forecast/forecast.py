@@ -19,11 +19,8 @@ from dsdm.data.overlap import count_overlap
 from dsdm.data.tasks import Part, TargetConfig, load_target, write_target
 from dsdm.data.tokenizer import Tokenizer
 from dsdm.experiment import Experiment
-from dsdm.lm.config import ModelConfig
-from dsdm.lm.model import check_row_length, flops_per_token, load_model
-from dsdm.pipeline import run_status
-from dsdm.pipeline.calibration import measure_speed, peak_bytes
-from dsdm.pipeline.forecast_inputs import (
+from dsdm.forecast.calibration import measure_speed, peak_bytes
+from dsdm.forecast.inputs import (
     ComparedModel,
     Cost,
     Measured,
@@ -31,9 +28,12 @@ from dsdm.pipeline.forecast_inputs import (
     TargetCounts,
     budget_tokens,
 )
-from dsdm.pipeline.pool_sample import PoolSample, read_pool_sample
+from dsdm.forecast.pool_sample import PoolSample, read_pool_sample
+from dsdm.forecast.stage_costs import stage_costs
+from dsdm.lm.config import ModelConfig
+from dsdm.lm.model import check_row_length, flops_per_token, load_model
+from dsdm.pipeline import run_status
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.stage_costs import stage_costs
 
 COLUMNS = ("stage", "state", "tokens", "time", "FLOPs", "disk", "memory")
 TASK_EXAMPLES = 1000

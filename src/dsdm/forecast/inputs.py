@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from dsdm.experiment import Experiment
-from dsdm.pipeline.calibration import Speed
-from dsdm.pipeline.pool_sample import PoolSample
+from dsdm.forecast.calibration import Speed
+from dsdm.forecast.pool_sample import PoolSample
 
 Number = int | float
 

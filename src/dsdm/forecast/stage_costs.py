@@ -3,8 +3,8 @@
 from dsdm.datamodel.estimate import scored_targets
 from dsdm.datamodel.scoring import scores_forward
 from dsdm.experiment import Experiment
-from dsdm.pipeline.compare_costs import compare_costs, num_replicates
-from dsdm.pipeline.forecast_inputs import Cost, Measured, Number, budget_tokens, num_candidates
+from dsdm.forecast.compare_costs import compare_costs, num_replicates
+from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, num_candidates
 
 JVP_PASSES = 4
 """Forward passes that one exact slope costs (forward mode, plain attention and logits)."""
