@@ -229,6 +229,8 @@ def test_a_budget_that_is_larger_than_the_pool(tiny: Path, dsdm: Dsdm) -> None:
         (["--selection.tokens", "5"], "exactly one budget"),
         (["--targets", "[]"], "at least one target"),
         (["--compare.arms", "[tip]"], "compare.arms: 'tip' is not known"),
+        (["--compare.arms", "['dsir:far']"], "'far' is none of the targets words"),
+        (["--compare.arms", "['top:words']"], "set scores.per_target to true"),
         (["--pool.format", "csv"], "Invalid enum value 'csv' - at `$.pool.format`"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command line: `dsdm run`, `status`, `select`, `report`, `new`."""
+"""The command line: `dsdm run`, `compare`, `status`, `select`, `report`, `new`."""
 
 import argparse
 import logging
@@ -9,6 +9,10 @@ from pathlib import Path
 
 from dsdm.errors import ConfigError, DsdmError
 
+STANDARD_COMPARISON = (
+    "{arms: [top, random, random@0.5, random@2, dsir, bm25, source-matched, bottom], seeds: 3}"
+)
+"""What `dsdm compare` does where the experiment does not say."""
 DESCRIPTION = "Choose the training data that makes your language model better at your tasks."
 
 
@@ -56,6 +60,14 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     write_run_report(run.folder)
     for line in summary_lines(run):
         print(line)
+
+
+def _compare(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from dsdm.experiment import load_experiment
+
+    if load_experiment(parsed.file, overrides).compare is None:
+        overrides = [*overrides, ("compare", STANDARD_COMPARISON)]
+    _run(parsed, overrides)
 
 
 def _quiet_libraries() -> None:
@@ -127,12 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="do every stage that is missing, in order")
-    run.add_argument("file", type=Path, help="experiment, a YAML file")
-    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    run.add_argument("--workers", type=int, default=1, metavar="N", help="processes side by side")
-    run.add_argument("--redo", metavar="STAGE", help="delete what a stage has made, and make it")
-    run.add_argument("--dry-run", action="store_true", help="say what it will cost, do nothing")
     run.set_defaults(function=_run, takes_overrides=True)
+    compare = commands.add_parser(
+        "compare", help="run, and train models on the selection and on what others would select"
+    )
+    compare.set_defaults(function=_compare, takes_overrides=True)
+    for command in (run, compare):
+        _add_run_arguments(command)
 
     status = commands.add_parser("status", help="say what is done, missing or stale, and why")
     status.add_argument("file", type=Path, help="experiment, a YAML file")
@@ -155,6 +168,21 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("file", type=Path, help="YAML file to write")
     new.set_defaults(function=_new)
     return parser
+
+
+def _add_run_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("file", type=Path, help="experiment, a YAML file")
+    add("--until", metavar="STAGE", help="stop after this stage")
+    add("--workers", type=_positive, default=1, metavar="N", help="processes side by side")
+    add("--redo", metavar="STAGE", help="delete what a stage has made, and make it")
+    add("--dry-run", action="store_true", help="say what it will cost, do nothing")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
 
 
 if __name__ == "__main__":

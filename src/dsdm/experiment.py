@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from dsdm.baselines.config import BaselinesConfig
+from dsdm.baselines.config import BASELINE_NAMES, BaselinesConfig
 from dsdm.config import Config, load_config
 from dsdm.data.export import ExportConfig
 from dsdm.data.pool import PoolConfig
@@ -14,7 +14,7 @@ from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
 from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
 from dsdm.errors import ConfigError
-from dsdm.evaluation.arms import CompareConfig, parse_arm
+from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
 
@@ -79,6 +79,13 @@ class Experiment(Config):
         return self.method or self.directions.estimators[0]
 
     @property
+    def compared_arms(self) -> list[Arm]:
+        """The arms of the comparison, none where there is no comparison."""
+        names = self.compare.arms if self.compare else ()
+        methods = self.directions.estimators
+        return [parse_arm(name, self.selecting_method, methods) for name in names]
+
+    @property
     def folder(self) -> Path:
         """Folder of the run."""
         return Path(self.run)
@@ -97,9 +104,24 @@ def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Ex
             f"{path}: directions.estimators {sorted(unknown) or 'is empty'}: known are "
             f"{', '.join(ESTIMATOR_NAMES)}."
         )
-    for arm in experiment.compare.arms if experiment.compare else ():
-        parse_arm(arm, experiment.selecting_method, experiment.directions.estimators)
+    _check_arms(experiment)
     return experiment
+
+
+def _check_arms(experiment: Experiment) -> None:
+    targets = [target.name for target in experiment.targets]
+    for arm in experiment.compared_arms:
+        if arm.target is not None and arm.target not in targets:
+            raise ConfigError(
+                f"compare.arms: {arm.name!r}: {arm.target!r} is none of the targets "
+                f"{', '.join(targets)}."
+            )
+        is_scored = experiment.scores.per_target or experiment.scores.per_example > 0
+        if arm.target is not None and arm.method not in BASELINE_NAMES and not is_scored:
+            raise ConfigError(
+                f"compare.arms: {arm.name!r} needs the scores of each target: set "
+                "scores.per_target to true."
+            )
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:

@@ -23,6 +23,7 @@ METHODS = ("ekfac", "trak")
         ("trak:squad", Arm("trak:squad", "top", "trak", "squad")),
         ("trak:a-b.c-bottom", Arm("trak:a-b.c-bottom", "bottom", "trak", "a-b.c")),
         ("dsir-8epochs@4", Arm("dsir-8epochs@4", "top", "dsir", None, 8.0, 4.0)),
+        ("dsir:squad", Arm("dsir:squad", "top", "dsir", "squad")),
         ("top-0.5epochs", Arm("top-0.5epochs", "top", "ekfac", epochs=0.5)),
     ],
 )
@@ -38,7 +39,7 @@ def test_an_arm_is_what_its_name_says(name: str, arm: Arm) -> None:
         ("top@", "is not known"),
         ("random-bottom", "only a method has a bottom"),
         ("source-matched:squad", "only a method has a bottom or a target"),
-        ("dsir:squad", "only an estimator"),
+        ("semdedup:squad", "semdedup does not look at targets"),
         ("top@0", "'0' is not a number above 0"),
         ("top@1.2.3", "'1.2.3' is not a number"),
     ],

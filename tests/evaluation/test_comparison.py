@@ -69,3 +69,12 @@ def test_several_targets_have_a_mean():
 
 def test_nothing_measured_is_nothing_compared():
     assert compare_losses({}) == []
+
+
+def test_a_target_outside_the_mix_is_compared_but_not_in_the_mean():
+    by_target = {"a": np.array([1.0]), "b": np.array([3.0]), "c": np.array([50.0])}
+    found = {"top": {0: by_target}, "random": {0: {name: x + 1 for name, x in by_target.items()}}}
+    compared = lines(compare_losses(found, mix=["a", "b"]))
+    assert compared["c", "top"].loss_nats == 50
+    assert compared[ALL_TARGETS, "top"].loss_nats == 2
+    assert (ALL_TARGETS, "top") not in lines(compare_losses(found, mix=["a"]))

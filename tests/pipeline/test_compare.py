@@ -11,7 +11,6 @@ import pytest
 from dsdm.artifacts import load_manifest
 from dsdm.experiment import load_experiment
 from dsdm.pipeline import Run, redo, run_experiment, run_status
-from dsdm.pipeline.baseline_stages import compared_arms
 from dsdm.pipeline.compare_stages import tuned_rate
 from dsdm.pipeline.training_rows import arm_scores, held_out, training_order
 from dsdm.selection import select
@@ -52,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def order_of(run: Run, name: str) -> np.ndarray:
-    (arm,) = (arm for arm in compared_arms(run) if arm.name == name)
+    (arm,) = (arm for arm in run.experiment.compared_arms if arm.name == name)
     return training_order(run, arm, 1)
 
 
@@ -81,12 +80,12 @@ def test_no_arm_is_trained_on_the_slice_of_the_pool_that_is_measured(run: Run) -
 def test_fewer_epochs_take_more_of_the_same_ranking(run: Run) -> None:
     top, wider = candidates_of(run, "top"), candidates_of(run, "top-1epochs")
     assert len(wider) > 1.5 * len(top)
-    ranked = np.argsort(-arm_scores(run, compared_arms(run)[0]).values)
+    ranked = np.argsort(-arm_scores(run, run.experiment.compared_arms[0]).values)
     assert set(ranked[:5].tolist()) - set(held_out(run).tolist()) <= top & wider
 
 
 def test_source_matched_rows_are_others_of_the_same_sources(run: Run) -> None:
-    scores = arm_scores(run, compared_arms(run)[0])
+    scores = arm_scores(run, run.experiment.compared_arms[0])
 
     def shares(name: str) -> np.ndarray:
         chosen = sorted(candidates_of(run, name))
@@ -100,8 +99,8 @@ def test_source_matched_rows_are_others_of_the_same_sources(run: Run) -> None:
 
 
 def test_an_arm_for_one_target_ranks_by_its_scores_alone(run: Run) -> None:
-    (arm,) = (arm for arm in compared_arms(run) if arm.name == "ekfac:other")
-    (mix,) = (arm for arm in compared_arms(run) if arm.name == "top")
+    (arm,) = (arm for arm in run.experiment.compared_arms if arm.name == "ekfac:other")
+    (mix,) = (arm for arm in run.experiment.compared_arms if arm.name == "top")
     assert arm_scores(run, arm).target == "other"
     assert not np.array_equal(arm_scores(run, arm).values, arm_scores(run, mix).values)
 
@@ -112,7 +111,7 @@ def test_a_seed_that_renews_has_proxies_and_rankings_of_its_own(run: Run) -> Non
     assert second.examples.num_rows == first.examples.num_rows
     subsets = [np.load(r.folder / "proxies" / "0" / "subset.npy") for r in run.replicates]
     assert not np.array_equal(*subsets)
-    top = compared_arms(run)[0]
+    top = run.experiment.compared_arms[0]
     rankings = [select(arm_scores(r, top), run.experiment.selection) for r in run.replicates]
     assert not np.array_equal(*rankings)
 
@@ -124,7 +123,7 @@ def test_a_models_folder_says_which_candidates_it_saw(run: Run) -> None:
 
 
 def test_the_rate_of_an_arm_is_the_best_on_the_tune_part(run: Run) -> None:
-    for arm in compared_arms(run):
+    for arm in run.experiment.compared_arms:
         losses = {
             rate: sum(
                 json.loads(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from dsdm.pipeline import Run, run_experiment
-from dsdm.pipeline.baseline_stages import compared_arms
 from dsdm.pipeline.select_stages import run_scores, selected_candidates
 from dsdm.pipeline.training_rows import training_order
 from tests.toy import toy_experiment, write_lines, write_world
@@ -61,7 +60,7 @@ def test_none_is_selected(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ARMS)
 def test_none_trains_a_model_that_is_compared(run: Run, name: str) -> None:
-    (arm,) = (arm for arm in compared_arms(run) if arm.name == name)
+    (arm,) = (arm for arm in run.experiment.compared_arms if arm.name == name)
     order = training_order(run, arm, 1)
     assert len(order) > 10
     assert not np.isin(run.examples.candidate_of_row[order], run.droppable).any()

@@ -9,6 +9,7 @@ from dsdm.config import Config
 BASELINE_NAMES = ("bm25", "classifier", "dsir", "low_loss", "semdedup")
 """Each is a function in the module of its name, and its settings the field of its name."""
 USES_PROXIES = ("low_loss", "semdedup")
+SEES_NO_TARGET = ("low_loss", "semdedup")
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 

@@ -8,8 +8,8 @@ BASE is an estimator or a baseline, whose ranking is used; `top` or `bottom` of 
 selects; `random` (fresh rows, each once while the pool lasts); `repeated` (random candidates, as
 many as were selected, for as many epochs); `source-matched` (random candidates, as many of each
 source as were selected); `best-source` (the source that the selecting method likes best). `:TARGET`
-ranks by an estimator's scores for that target alone, `-bottom` takes the other end, `-8epochs`
-repeats fewer rows more often, `@2` trains on twice the tokens.
+selects for that target alone, `-bottom` takes the other end, `-8epochs` repeats fewer rows more
+often, `@2` trains on twice the tokens.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 import numpy as np
 
-from dsdm.baselines.config import BASELINE_NAMES
+from dsdm.baselines.config import BASELINE_NAMES, SEES_NO_TARGET
 from dsdm.config import Config
 from dsdm.data.tasks import TargetConfig
 from dsdm.errors import ConfigError
@@ -88,7 +88,7 @@ class Arm:
     method: str = ""
     """Whose ranking is used, or whose selection a control is like; empty for random rows."""
     target: str | None = None
-    """Rank by the scores for this target alone."""
+    """Select for this target alone."""
     epochs: float | None = None
     """Passes over the rows; None: as the comparison says."""
     budget: float = 1.0
@@ -116,8 +116,8 @@ def parse_arm(name: str, selecting_method: str, methods: tuple[str, ...]) -> Arm
         )
     if plain.kind != "top" and (found["bottom"] or found["target"]):
         raise ConfigError(f"compare.arms: {name!r}: only a method has a bottom or a target.")
-    if found["target"] and plain.method not in methods:
-        raise ConfigError(f"compare.arms: {name!r}: only an estimator scores targets one by one.")
+    if found["target"] and plain.method in SEES_NO_TARGET:
+        raise ConfigError(f"compare.arms: {name!r}: {plain.method} does not look at targets.")
     return dataclasses.replace(
         plain,
         name=name,

@@ -1,6 +1,6 @@
 """What each arm of a comparison is worth: held-out loss, and its difference to a control."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,19 +35,31 @@ class ComparedLoss:
     """What the interval is over: examples where both arms share a single seed."""
 
 
-def compare_losses(losses: Losses, baseline: str = BASELINE) -> list[ComparedLoss]:
-    """Every arm on every target, and on their mean where there are several; targets first."""
-    found = [by_target for seeds in losses.values() for by_target in seeds.values()]
-    targets = list(dict.fromkeys(target for by_target in found for target in by_target))
-    groups = {target: [target] for target in targets}
-    if len(targets) > 1:
-        groups[ALL_TARGETS] = targets
+def compare_losses(
+    losses: Losses, baseline: str = BASELINE, *, mix: Collection[str] | None = None
+) -> list[ComparedLoss]:
+    """Every arm on every target, and on their mean where there are several; targets first.
+
+    Args:
+        losses: By arm, seed and target.
+        baseline: The arm that differences are to.
+        mix: Targets whose mean is taken; None: all.
+    """
     return [
         _compare(losses, arm, baseline, name, group)
-        for name, group in groups.items()
+        for name, group in target_groups(losses, mix).items()
         for arm in losses
         if losses[arm]
     ]
+
+
+def target_groups(losses: Losses, mix: Collection[str] | None = None) -> dict[str, list[str]]:
+    """Each target by itself, and those in `mix` (None: all) together where they are several."""
+    found = [by_target for seeds in losses.values() for by_target in seeds.values()]
+    targets = list(dict.fromkeys(target for by_target in found for target in by_target))
+    groups = {target: [target] for target in targets}
+    mixed = [target for target in targets if mix is None or target in mix]
+    return groups | {ALL_TARGETS: mixed} if len(mixed) > 1 else groups
 
 
 def _compare(

@@ -11,12 +11,12 @@ best for it. Random's rows have to be fresh at every budget; repeated ones bend 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dsdm.evaluation.comparison import ALL_TARGETS, BASELINE, Losses
+from dsdm.evaluation.comparison import BASELINE, Losses, target_groups
 from dsdm.evaluation.curve import Bound, Bounded, Estimate, RandomCurve
 from dsdm.evaluation.intervals import CONFIDENCE, REPLICATES
 
@@ -62,6 +62,7 @@ def multipliers(
     training: Mapping[str, MethodCost],
     selection: Mapping[str, MethodCost],
     *,
+    mix: Collection[str] | None = None,
     seed: int = 0,
     replicates: int = REPLICATES,
     confidence: float = CONFIDENCE,
@@ -72,6 +73,7 @@ def multipliers(
         losses: Arms without any seed are left out.
         training: Mean cost of one training of each arm, random's at every budget among them.
         selection: Cost of each arm's selection; an arm that is not here has no net multiplier.
+        mix: Targets whose mean is taken; None: all.
         seed: Draws the bootstrap of the intervals (`RandomCurve.needed_compute`).
         replicates: Of that bootstrap.
         confidence: Of the intervals, in 0..1.
@@ -88,7 +90,7 @@ def multipliers(
     compute = np.array([training[arm].flops for arm in budgets])
     draws = {"seed": seed, "replicates": replicates}
     lines = []
-    for target, group in _target_groups(found).items() if budgets else ():
+    for target, group in target_groups(found, mix).items() if budgets else ():
         means = {arm: _seed_losses(seeds, group) for arm, seeds in found.items()}
         curve = RandomCurve(compute, [means[arm] for arm in budgets])
         for arm, own in means.items():
@@ -149,14 +151,6 @@ def _nets(
 def _net(gross: Estimate, training: float, selection: float) -> Net:
     multiplier = gross.times(training / (training + selection))
     return Net(multiplier, trainings_to_pay(gross, training, selection))
-
-
-def _target_groups(losses: Losses) -> dict[str, list[str]]:
-    """Targets by the name of each line, as in the comparison of losses."""
-    found = (target for seeds in losses.values() for by in seeds.values() for target in by)
-    targets = list(dict.fromkeys(found))
-    groups = {target: [target] for target in targets}
-    return groups if len(targets) < 2 else groups | {ALL_TARGETS: targets}
 
 
 def _seed_losses(

@@ -3,7 +3,7 @@
 import math
 
 from dsdm.baselines.config import BASELINE_NAMES
-from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
+from dsdm.evaluation.arms import Arm, CompareConfig
 from dsdm.experiment import Experiment
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens
 
@@ -20,7 +20,7 @@ def num_replicates(experiment: Experiment) -> int:
 def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
     """The cost of each stage of a comparison, in order."""
     assert experiment.compare is not None
-    compare, arms = experiment.compare, _arms(experiment, experiment.compare)
+    compare, arms = experiment.compare, experiment.compared_arms
     budget = compare.epochs * sum(arm.budget for arm in arms)
     tokens = budget * budget_tokens(experiment, measured.pool)
     num_rates = len(compare.learning_rates)
@@ -31,11 +31,6 @@ def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]
         "models": _training(compare, measured, tokens * compare.seeds, len(arms) * compare.seeds),
         "evaluations": _evaluations(measured, len(arms) * (compare.seeds + num_rates)),
     }
-
-
-def _arms(experiment: Experiment, compare: CompareConfig) -> list[Arm]:
-    methods = experiment.directions.estimators
-    return [parse_arm(name, experiment.selecting_method, methods) for name in compare.arms]
 
 
 def _baselines(experiment: Experiment, measured: Measured, arms: list[Arm]) -> Cost:

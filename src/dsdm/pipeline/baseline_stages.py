@@ -10,7 +10,6 @@ from dsdm.artifacts import Draft
 from dsdm.baselines import Question, baseline_scores, settings_of
 from dsdm.baselines.config import BASELINE_NAMES, USES_PROXIES
 from dsdm.data.tasks import read_target_texts
-from dsdm.evaluation.arms import Arm, parse_arm
 from dsdm.pipeline.data_stages import examples_work, targets_work
 from dsdm.pipeline.model_stages import proxies_work
 from dsdm.pipeline.run import Run
@@ -18,56 +17,51 @@ from dsdm.pipeline.scores_table import SCORES, write_candidate_scores
 from dsdm.pipeline.work import Advance, Work, fingerprints, progress
 
 
-def compared_arms(run: Run) -> list[Arm]:
-    """The arms of the run's comparison, none where it has no comparison."""
-    experiment = run.experiment
-    return [
-        parse_arm(name, experiment.selecting_method, experiment.directions.estimators)
-        for name in (experiment.compare.arms if experiment.compare else ())
-    ]
-
-
 def baselines_work(run: Run) -> Iterator[Work]:
     """One file of scores for each baseline that an arm is made by."""
-    methods = {arm.method for arm in compared_arms(run)}
-    for name in BASELINE_NAMES:
-        if name in methods:
-            yield baseline_work(run, name)
+    named = {(arm.method, arm.target) for arm in run.experiment.compared_arms}
+    for name, target in sorted(named, key=str):
+        if name in BASELINE_NAMES:
+            yield baseline_work(run, name, target)
 
 
-def baseline_work(run: Run, name: str) -> Work:
-    """The scores of one baseline."""
+def baseline_work(run: Run, name: str, target: str | None = None) -> Work:
+    """The scores of one baseline, for the targets' mix or for one of them alone."""
+    # A target without weight is in no mix.
+    mix = {t.name: t.weight for t in run.experiment.targets if t.weight > 0}
+    weights = mix if target is None else {target: 1.0}
     settings = settings_of(name, run.experiment.baselines)
     config = {
         "baseline": name,
         "settings": settings,
         "seed": run.experiment.seed,
-        "weights": {target.name: target.weight for target in run.experiment.targets},
+        "weights": weights,
     }
     needed = [*examples_work(run), *targets_work(run)]
     if name in USES_PROXIES:
         needed += proxies_work(run)
-    path = run.folder / "baselines" / name
-    return Work("baselines", path, config, fingerprints(needed), partial(_score, run, name))
+    path = run.folder / "baselines" / (name if target is None else f"{name}:{target}")
+    make = partial(_score, run, name, weights)
+    return Work("baselines", path, config, fingerprints(needed), make)
 
 
-def _score(run: Run, name: str, draft: Draft) -> None:
+def _score(run: Run, name: str, weights: dict[str, float], draft: Draft) -> None:
     with progress(f"baselines/{name}", None, "candidates") as advance:
-        question = _question(run, draft.fingerprint, advance)
+        question = _question(run, weights, draft.fingerprint, advance)
         scores = baseline_scores(name, question, run.experiment.baselines)
     scores.require_finite()
     write_candidate_scores(run.examples, {name: scores.values}, draft.path / SCORES)
     draft.counts["candidates"] = len(scores.values)
 
 
-def _question(run: Run, fingerprint: str, advance: Advance) -> Question:
+def _question(run: Run, weights: dict[str, float], fingerprint: str, advance: Advance) -> Question:
     examples, experiment = run.examples, run.experiment
     tables = [examples.candidates_table(shard).select(["source"]) for shard in examples.shards]
     sources = pa.concat_tables(tables)["source"].combine_chunks().dictionary_encode()
     return Question(
         texts=partial(_texts, run),
-        targets={target.name: _target_texts(run, target.name) for target in experiment.targets},
-        weights={target.name: target.weight for target in experiment.targets},
+        targets={name: _target_texts(run, name) for name in weights},
+        weights=weights,
         num_tokens=examples.candidate_tokens,
         sources=sources.indices.to_numpy().astype(np.int32),
         source_names=tuple(sources.dictionary.to_pylist()),

@@ -13,7 +13,7 @@ from dsdm.artifacts import Draft, load_manifest, write_json
 from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.evaluation.arms import Arm
 from dsdm.lm.config import TrainConfig, training_content
-from dsdm.pipeline.baseline_stages import baseline_work, compared_arms
+from dsdm.pipeline.baseline_stages import baseline_work
 from dsdm.pipeline.data_stages import examples_work, targets_work, tokenizer_work
 from dsdm.pipeline.losses import part_losses
 from dsdm.pipeline.model_stages import derived_seed, train_model
@@ -31,7 +31,7 @@ def tuning_work(run: Run) -> Iterator[Work]:
     rates = run.experiment.compare.learning_rates if run.experiment.compare else ()
     targets = fingerprints(list(targets_work(run)))
     for rate in rates:
-        for arm in compared_arms(run):
+        for arm in run.experiment.compared_arms:
             train = _at_rate(run, rate)
             trained = _training(run, arm, 0, train)
             yield dataclasses.replace(
@@ -46,7 +46,7 @@ def tuning_work(run: Run) -> Iterator[Work]:
 def models_work(run: Run) -> Iterator[Work]:
     """One target model for each arm and seed; all arms of a seed before the next."""
     for seed in range(run.experiment.compare.seeds if run.experiment.compare else 0):
-        for arm in compared_arms(run):
+        for arm in run.experiment.compared_arms:
             yield _training(run, arm, seed, _at_rate(run, tuned_rate(run, arm)))
 
 
@@ -88,7 +88,7 @@ def _ranking(run: Run, arm: Arm) -> list[Work]:
     if arm.kind in ("random", "repeated"):
         return []
     if arm.method in BASELINE_NAMES:
-        return [baseline_work(run, arm.method)]
+        return [baseline_work(run, arm.method, arm.target)]
     return list(merged_scores_work(run))
 
 

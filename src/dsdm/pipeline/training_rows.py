@@ -54,7 +54,7 @@ def held_out(run: Run) -> np.ndarray:
 def arm_scores(run: Run, arm: Arm) -> Scores:
     """The scores that an arm ranks by, or that its control is like."""
     if arm.method in BASELINE_NAMES:
-        work = baseline_work(run, arm.method)
+        work = baseline_work(run, arm.method, arm.target)
         return load_scores(work.path / SCORES, arm.method, work.fingerprint)
     if arm.target is None:
         return run_scores(run, arm.method or run.experiment.selecting_method)
