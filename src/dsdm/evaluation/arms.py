@@ -8,8 +8,9 @@ BASE is an estimator or a baseline, whose ranking is used; `top` or `bottom` of 
 selects; `random` (fresh rows, each once while the pool lasts); `repeated` (random candidates, as
 many as were selected, for as many epochs); `source-matched` (random candidates, as many of each
 source as were selected); `best-source` (the source that the selecting method likes best). `:TARGET`
-selects for that target alone, `-bottom` takes the other end, `-8epochs` repeats fewer rows more
-often, `@2` trains on twice the tokens.
+selects for that target alone, `-bottom` takes the other end, `@2` trains on twice the tokens, and
+`-8epochs` passes 8 times over what it selects. An arm selects as many tokens as it is trained on,
+divided by its epochs.
 """
 
 import dataclasses
@@ -43,6 +44,8 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 class CompareConfig(Config):
     """Target models that are trained to see what the selection is worth."""
 
+    name: str = ""
+    """Folder of this comparison's models within the run, where a run has several comparisons."""
     arms: tuple[str, ...] = ("top", "random", "bottom")
     """METHOD, METHOD-bottom, METHOD:TARGET, top, bottom, random (fresh rows), random@2 (twice the
     tokens), repeated (random, same epochs), source-matched, best-source, METHOD-8epochs."""
@@ -75,6 +78,8 @@ class CompareConfig(Config):
         names = [task.name for task in self.heldout]
         if len(set(names)) < len(names):
             raise ValueError(f"names in `heldout` must differ, got {names}")
+        if not re.fullmatch(r"[\w-]*", self.name):
+            raise ValueError(f"`name` {self.name!r} must be letters, digits, `_` and `-`")
         if self.seeds < 1 or self.epochs <= 0 or any(rate <= 0 for rate in self.learning_rates):
             raise ValueError("`seeds` must be at least 1, `epochs` and rates above 0")
 

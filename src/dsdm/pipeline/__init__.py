@@ -117,8 +117,10 @@ def redo(experiment: Experiment, stage: str) -> None:
     """
     _check_stage(stage)
     with disk_errors(experiment.folder):
-        for replicate in Run(experiment).replicates:
-            shutil.rmtree(replicate.folder / stage, ignore_errors=True)
+        run = Run(experiment)
+        folders = [replicate.folder for replicate in run.replicates]
+        for folder in [*folders, *([run.compare_folder] if experiment.compare else [])]:
+            shutil.rmtree(folder / stage, ignore_errors=True)
         later = list(STAGES)[list(STAGES).index(stage) + 1 :]
         for status in run_status(experiment):
             if status.state == "stale" and status.work.stage in later:

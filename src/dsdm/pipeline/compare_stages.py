@@ -37,7 +37,7 @@ def tuning_work(run: Run) -> Iterator[Work]:
             yield dataclasses.replace(
                 trained,
                 stage="tuning",
-                path=run.folder / "tuning" / f"{arm.name}-{rate:g}",
+                path=run.compare_folder / "tuning" / f"{arm.name}-{rate:g}",
                 inputs=dict(trained.inputs) | targets,
                 make=partial(_tune, run, arm, train),
             )
@@ -54,7 +54,7 @@ def tuned_rate(run: Run, arm: Arm) -> float:
     """The learning rate at which the arm did best on the tune part, as far as it was tried."""
     losses = {}
     for rate in run.compare.learning_rates:
-        folder = run.folder / "tuning" / f"{arm.name}-{rate:g}"
+        folder = run.compare_folder / "tuning" / f"{arm.name}-{rate:g}"
         if load_manifest(folder) is not None:
             found = json.loads((folder / LOSSES).read_text(encoding="utf-8"))
             losses[rate] = sum(found.values())
@@ -77,7 +77,7 @@ def _training(run: Run, arm: Arm, seed: int, train: TrainConfig) -> Work:
         "train": training_content(train),
         "seed": [experiment.seed, seed],
     }
-    path = run.folder / "models" / f"{arm.name}-{seed}"
+    path = run.compare_folder / "models" / f"{arm.name}-{seed}"
     inputs = fingerprints([*_ranking(run.replicate(seed), arm), *examples_work(run)])
     inputs |= fingerprints(list(tokenizer_work(run)))
     return Work("models", path, config, inputs, partial(_train, run, arm, seed, train))

@@ -3,13 +3,17 @@
 Measured, from the artifacts' own cost files; `stage_costs` is the forecast.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dsdm.artifacts import COST, load_cost
+from dsdm.baselines.config import USES_PROXIES
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.multiplier import MethodCost, is_random
+from dsdm.experiment import Experiment
 from dsdm.pipeline import STAGES
+from dsdm.pipeline.run import compare_folder
 
 BY_METHOD = ("directions", "baselines")
 """Stages whose folders hold one folder for each method."""
@@ -90,6 +94,24 @@ def training_cost(run_folder: Path, arm: str) -> MethodCost:
         )
     total = sum(found, MethodCost())
     return MethodCost(total.flops / len(found), total.seconds / len(found))
+
+
+def compared_costs(
+    experiment: Experiment, arms: Collection[str]
+) -> tuple[dict[str, MethodCost], dict[str, MethodCost]]:
+    """By arm, what one training took, and what selecting for it took where that is known."""
+    assert experiment.compare is not None
+    run_folder = experiment.folder
+    models_folder = compare_folder(run_folder, experiment.compare)
+    training = {arm: training_cost(models_folder, arm) for arm in arms}
+    selection = {}
+    for arm in (arm for arm in experiment.compared_arms if arm.name in arms):
+        needs_proxies = arm.method in USES_PROXIES
+        # A control of the selection costs what the selection does.
+        with contextlib.suppress(ArtifactError):
+            method = arm.method or "random"
+            selection[arm.name] = selection_cost(run_folder, method, needs_proxies=needs_proxies)
+    return training, selection
 
 
 def _folders(run_folder: Path, stage: str) -> list[str]:

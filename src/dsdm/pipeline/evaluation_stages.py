@@ -56,7 +56,7 @@ def _each_model(
     run: Run, kind: str, config: object, inputs: Mapping[str, str], measure: Measure
 ) -> Iterator[Work]:
     for model in models_work(run):
-        path = run.folder / "evaluations" / kind / model.path.name
+        path = run.compare_folder / "evaluations" / kind / model.path.name
         read = fingerprints([model]) | dict(inputs)
         yield Work("evaluations", path, config, read, partial(measure, model.path))
 

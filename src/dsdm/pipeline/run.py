@@ -71,6 +71,11 @@ class Run:
         """Folder of the run whose tokenizer, examples and targets these are."""
         return self.replicate_of.folder if self.replicate_of else self.folder
 
+    @property
+    def compare_folder(self) -> Path:
+        """Folder of the comparison's models."""
+        return compare_folder(self.folder, self.compare)
+
     @cached_property
     def replicates(self) -> tuple["Run", ...]:
         """This run, and one for each further seed of a comparison that renews the proxies."""
@@ -193,6 +198,11 @@ class Run:
             return msgspec.json.decode(path.read_bytes(), type=PoolIndex)
         except msgspec.DecodeError as error:
             raise ArtifactError(f"{path}: is not what dsdm writes ({error}).") from error
+
+
+def compare_folder(run_folder: Path, compare: CompareConfig) -> Path:
+    """Folder of a comparison's models within a run."""
+    return run_folder / "comparisons" / compare.name if compare.name else run_folder
 
 
 def _is_seen(file: PoolFile, seen: dict[str, tuple[str, str]]) -> bool:

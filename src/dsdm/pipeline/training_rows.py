@@ -70,12 +70,13 @@ def arm_scores(run: Run, arm: Arm) -> Scores:
 def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
     """The candidates that a `top`, `bottom`, repeated or control arm repeats."""
     epochs = run.compare.epochs
-    selection = scaled_selection(run.experiment.selection, epochs / (arm.epochs or epochs))
+    more = arm.budget * epochs / (arm.epochs or epochs)
+    selection = scaled_selection(run.experiment.selection, more)
     scores = arm_scores(run, arm)
     if arm.kind == "source-matched":
         scores = source_matched(scores, _select(run, scores, selection, is_top=True), seed)
     elif arm.kind == "best-source":
-        scores = best_source(scores, _selected_tokens(run), seed)
+        scores = best_source(scores, int(more * _selected_tokens(run)), seed)
     elif arm.kind == "repeated":
         values = np.random.default_rng(seed).random(len(scores.values))
         scores = dataclasses.replace(scores, values=values)
