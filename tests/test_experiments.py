@@ -1,0 +1,117 @@
+"""The committed experiments can be read, and figures come out of a finished comparison."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import numpy as np
+import pytest
+
+from dsdm.experiment import load_experiment
+from dsdm.pipeline import Run, run_experiment
+from tests.data.pools import write_jsonl
+from tests.tiny_runs import target_records, write_data, write_experiment
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+CONFIGS = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if "corpus" not in path.parts)
+
+
+@pytest.fixture(scope="module")
+def compare() -> ModuleType:
+    """experiments/compare/run.py as a module."""
+    path = EXPERIMENTS / "compare" / "run.py"
+    spec = importlib.util.spec_from_file_location("compare_run", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def typed_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures name the command that measured them."""
+    monkeypatch.setattr(sys, "argv", [str(EXPERIMENTS / "compare" / "run.py")])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_can_be_read(path: Path) -> None:
+    load_experiment(path)
+
+
+def test_every_cell_of_the_comparison_can_be_read(compare: ModuleType) -> None:
+    for cell in compare.CELLS:
+        assert compare.experiment_of(cell, report=True).compare.parts == ("tune", "report")
+
+
+def test_randoms_largest_budget_repeats_no_row(compare: ModuleType) -> None:
+    for cell in compare.CELLS:
+        experiment = compare.experiment_of(cell, report=False)
+        largest = max(arm.budget for arm in experiment.compared_arms if arm.kind == "random")
+        assert largest * experiment.compare.epochs * experiment.selection.fraction < 0.9
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("cell")
+    write_data(folder)
+    write_jsonl(folder / "other.jsonl", target_records(40)[20:])
+    files = {"a": "target", "b": "other"}
+    path = write_experiment(
+        folder,
+        targets=[{"name": n, "file": str(folder / f"{f}.jsonl")} for n, f in files.items()],
+        selection={"fraction": 0.1},
+        compare={
+            "arms": ["top", "dsir", "source-matched", "random", "random@2", "random@4"],
+            "epochs": 1,
+            "seeds": 2,
+            "heldout": [{"name": n, "file": str(folder / f"{f}.jsonl")} for n, f in files.items()],
+        },
+    )
+    return run_experiment(load_experiment(path))
+
+
+def test_a_cells_figures_are_the_differences_of_its_models(
+    compare: ModuleType, finished: Run
+) -> None:
+    cell = next(cell for cell in compare.CELLS if cell.name == "primary")
+    rows = {row["name"]: row for row in compare.cell_figures(cell, finished.experiment, "report")}
+    folder = finished.folder / "evaluations" / "report"
+
+    def mean_loss(arm: str, target: str) -> float:
+        return np.mean([np.load(folder / f"{arm}-{s}" / f"{target}.npy").mean() for s in (0, 1)])
+
+    found = rows["primary.a.dsir.loss_minus_random"]["value"]
+    assert found == pytest.approx(mean_loss("dsir", "a") - mean_loss("random", "a"))
+    mix = rows["primary.mix.dsdm.minus_sourcematched"]
+    wanted = np.mean([mean_loss("top", t) - mean_loss("source-matched", t) for t in "ab"])
+    assert mix["value"] == pytest.approx(wanted)
+    assert mix["low"] < mix["value"] < mix["high"]
+    assert rows["compare.mixed.2m.2m.mix.dsdm.multiplier_gross"]["value"] > 0
+    net = rows["primary.mix.dsdm.multiplier_net"]["value"]
+    assert 0 < net < rows["primary.mix.dsdm.multiplier_gross"]["value"]
+    assert "compare.mixed.2m.2m.heldout_mean.dsdm.loss_minus_random" in rows
+    assert not any("random@" in name for name in rows)
+
+
+def test_the_transfer_matrix_has_a_figure_for_each_pair(
+    compare: ModuleType, finished: Run, tmp_path: Path
+) -> None:
+    changed = msgspec.structs.replace(
+        finished.experiment,
+        scores=msgspec.structs.replace(finished.experiment.scores, per_target=True),
+        run=str(tmp_path / "run"),
+        compare=msgspec.structs.replace(
+            finished.experiment.compare, arms=("random", "top:a", "top:b", "dsir:a"), seeds=1
+        ),
+    )
+    run_experiment(changed)
+    cell = next(cell for cell in compare.CELLS if cell.name == "singles")
+    names = {row["name"] for row in compare.cell_figures(cell, changed, "report")}
+    assert names == {
+        *(f"transfer.{chosen}.{seen}" for chosen in "ab" for seen in "ab"),
+        *(f"transfer_dsir.a.{seen}" for seen in "ab"),
+    }
