@@ -113,22 +113,39 @@ def test_a_stage_is_made_again_where_that_is_asked(tiny: Path, dsdm: Dsdm) -> No
 
 def test_a_pool_file_that_is_added_is_scored_without_training_again(tiny: Path, dsdm: Dsdm) -> None:
     assert dsdm("run", tiny)[0] == 0
-    trained = content(tiny.parent, "proxies", "directions", "examples/00000", "scores/00001")
+    trained = content(tiny.parent, "proxies", "directions", "examples/00000", "scores/ekfac/00001")
     # First by name, last in the run.
     add_pool_file(tiny.parent, "0_new", seed=2)
     found = states(dsdm, tiny)
-    assert found["proxies/0"] == found["directions/ekfac/0"] == found["scores/00001"] == "done"
-    assert found["examples/00002"] == found["scores/00002"] == "missing"
+    assert (
+        found["proxies/0"] == found["directions/ekfac/0"] == found["scores/ekfac/00001"] == "done"
+    )
+    assert found["examples/00002"] == found["scores/ekfac/00002"] == "missing"
     assert found["scores/all"] == found["selection"] == "stale"
     for stage in ("overlap", "scores", "selection", "dataset"):
         code, _, err = dsdm("run", tiny, "--until", stage)
         if code == 2:
             assert f"--redo {stage}" in err
             assert dsdm("run", tiny, "--until", stage, "--redo", stage)[0] == 0
-    again = content(tiny.parent, "proxies", "directions", "examples/00000", "scores/00001")
+    again = content(tiny.parent, "proxies", "directions", "examples/00000", "scores/ekfac/00001")
     assert again == trained
     scores = pq.read_table(tiny.parent / "run" / "scores" / "all" / "scores.parquet")
     assert scores["source"].to_pylist() == ["a"] * 40 + ["b"] * 40 + ["0_new"] * 40
+
+
+def test_another_estimator_leaves_the_first_ones_scores_alone(tiny: Path, dsdm: Dsdm) -> None:
+    assert dsdm("run", tiny, "--until", "scores")[0] == 0
+    path = tiny.parent / "run" / "scores" / "all" / "scores.parquet"
+    alone = pq.read_table(path)
+    before = content(tiny.parent, "proxies", "directions/ekfac", "scores/ekfac")
+    both = ("--directions.estimators", "[ekfac, gradient]")
+    code, _, err = dsdm("run", tiny, "--until", "scores", *both)
+    assert code == 0
+    assert "directions   1 made, 1 already done" in err
+    assert content(tiny.parent, "proxies", "directions/ekfac", "scores/ekfac") == before
+    table = pq.read_table(path)
+    assert table.column_names[-4:] == ["ekfac", "gradient", "ekfac.0.mix", "gradient.0.mix"]
+    assert table.select(alone.column_names).equals(alone)
 
 
 def test_a_comparison_trains_and_evaluates_its_arms(tiny: Path, dsdm: Dsdm) -> None:

@@ -23,8 +23,8 @@ COSTS = {
     "directions/ekfac/0": 128,
     "directions/ekfac/1": 256,
     "directions/trak/0": 512,
-    "scores/00000": 1024,
-    "scores/all": 2048,
+    "scores/ekfac/00000": 1024,
+    "scores/trak/00000": 2048,
     "baselines/dsir": 4096,
     "baselines/semdedup": 8192,
     "selection": 16384,
@@ -69,7 +69,8 @@ def test_costs_are_added_up_by_stage_and_method(run):
         "proxies": cost(96),
         "directions/ekfac": cost(384),
         "directions/trak": cost(512),
-        "scores": cost(3072),
+        "scores/ekfac": cost(1024),
+        "scores/trak": cost(2048),
         "selection": cost(16384),
         "dataset": cost(32768),
         "models": cost(620),
@@ -83,10 +84,10 @@ def test_an_empty_folder_has_no_costs(tmp_path):
     assert measured_costs(tmp_path) == {}
 
 
-def test_an_estimator_needs_proxies_its_directions_and_the_whole_pass(run):
-    shared = TEXT + PROXIES + 1024 + 2048 + SELECTION
-    assert selection_cost(run, "ekfac") == cost(shared + 128 + 256)
-    assert selection_cost(run, "trak") == cost(shared + 512)
+def test_an_estimator_needs_proxies_its_directions_and_its_scores(run):
+    shared = TEXT + PROXIES + SELECTION
+    assert selection_cost(run, "ekfac") == cost(shared + 128 + 256 + 1024)
+    assert selection_cost(run, "trak") == cost(shared + 512 + 2048)
 
 
 def test_a_baseline_needs_proxies_only_where_it_says_so(run):
@@ -103,7 +104,12 @@ def test_random_selects_for_nothing(run, arm):
 
 @pytest.mark.parametrize(
     ("method", "gone"),
-    [("ekfac", "proxies"), ("ekfac", "scores"), ("dsir", "targets"), ("bm25", "directions/bm25")],
+    [
+        ("ekfac", "proxies"),
+        ("ekfac", "scores/ekfac"),
+        ("dsir", "targets"),
+        ("bm25", "directions/bm25"),
+    ],
 )
 def test_a_cost_that_is_not_known_is_an_error(run, method, gone):
     for file in (run / gone).rglob("_cost.json"):
@@ -134,7 +140,8 @@ def test_an_artifacts_own_cost_file_is_read(tmp_path):
 def test_a_finished_run_says_what_its_selection_took(tiny: Path):
     run = run_experiment(load_experiment(tiny), until="selection").folder
     found, costs = selection_cost(run, "ekfac"), measured_costs(run)
-    total = sum((cost for name, cost in costs.items() if name != "overlap"), MethodCost())
+    left_out = ("overlap", "scores/all")
+    total = sum((cost for name, cost in costs.items() if name not in left_out), MethodCost())
     assert found.flops == pytest.approx(total.flops)
     assert found.seconds == pytest.approx(total.seconds)
     assert found.flops > costs["proxies"].flops > 0

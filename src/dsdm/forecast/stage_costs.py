@@ -135,14 +135,15 @@ def _curvature(
 
 def _scores(experiment: Experiment, measured: Measured) -> Cost:
     config, speed, pool = experiment.scores, measured.speed, measured.pool
-    wanted = _num_wanted(experiment) * len(experiment.directions.estimators)
-    tokens = experiment.proxies.count * pool.tokens
+    wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
+    # Each estimator's scores are a pass of their own.
+    tokens = num_methods * experiment.proxies.count * pool.tokens
     forward = scores_forward(config, wanted)
     passes = 2.0 * wanted if forward else 2.0 + wanted
     # A backward pass for scores reads at the speed of the directions' gradients.
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes
     copies = 2 if forward else wanted
-    columns = len(experiment.directions.estimators) + experiment.proxies.count * (wanted + 1)
+    columns = num_methods * (1 + experiment.proxies.count * (wanted + 1))
     candidates = num_candidates(experiment, pool)
     activations = speed.activation_bytes * (0.3 if forward else 1.0)
     return Cost(

@@ -15,7 +15,7 @@ from dsdm.experiment import Experiment
 from dsdm.pipeline import STAGES
 from dsdm.pipeline.run import compare_folder
 
-BY_METHOD = ("directions", "baselines")
+BY_METHOD = ("directions", "scores", "baselines")
 """Stages whose folders hold one folder for each method."""
 TEXT_STAGES = ("tokenizer", "examples", "targets")
 NO_SELECTION = ("repeated",)
@@ -43,11 +43,10 @@ def selection_cost(run_folder: Path, method: str, *, needs_proxies: bool = False
     gradients, curvature and calibration), and the scores; a baseline the text stages and itself.
     Random needs nothing.
 
-    Where stages are shared the method is charged in full, so a net multiplier errs downwards: all
-    estimators score in one pass over the pool and each is charged the whole pass; the pool is
-    tokenized for every method, though random too has to tokenize the rows that it trains on. Left
-    out is what says nothing about a method and a user of random would do as well: looking for
-    overlap with the targets, exporting, and evaluating.
+    Where stages are shared the method is charged in full, so a net multiplier errs downwards: the
+    pool is tokenized for every method, though random too has to tokenize the rows that it trains
+    on. Left out is what says nothing about a method and a user of random would do as well: looking
+    for overlap with the targets, exporting, and evaluating.
 
     Args:
         run_folder: Folder of the run.
@@ -64,7 +63,7 @@ def selection_cost(run_folder: Path, method: str, *, needs_proxies: bool = False
     if f"baselines/{method}" in costs:
         needed += ["proxies"] * needs_proxies + [f"baselines/{method}"]
     else:
-        needed += ["proxies", f"directions/{method}", "scores"]
+        needed += ["proxies", f"directions/{method}", f"scores/{method}"]
     missing = [name for name in needed if name not in costs]
     if missing:
         raise ArtifactError(

@@ -54,12 +54,14 @@ def directions_work(run: Run) -> Iterator[Work]:
 
 
 def scores_work(run: Run) -> Iterator[Work]:
-    """One shard of scores for each shard of examples."""
-    directions = fingerprints(list(directions_work(run)))
-    for shard, examples in zip(run.shards, examples_work(run), strict=True):
-        inputs = fingerprints([examples]) | directions
-        path = run.folder / "scores" / shard.name
-        yield Work("scores", path, {}, inputs, partial(_score, run, shard.number))
+    """For each estimator, one shard of scores for each shard of examples."""
+    directions = list(directions_work(run))
+    for method in run.experiment.directions.estimators:
+        own = [work for work in directions if work.path.parent.name == method]
+        for shard, examples in zip(run.shards, examples_work(run), strict=True):
+            path = run.folder / "scores" / method / shard.name
+            make = partial(_score, run, method, shard.number)
+            yield Work("scores", path, {}, fingerprints([examples, *own]), make)
 
 
 def usable_rows(run: Run) -> np.ndarray:
@@ -156,16 +158,16 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
         )
 
 
-def _score(run: Run, number: int, draft: Draft) -> None:
+def _score(run: Run, method: str, number: int, draft: Draft) -> None:
     from dsdm.datamodel.score_shard import SCRATCH, Estimated, score_shard
 
     experiment, shard = run.experiment, run.examples.shards[number]
     estimated = Estimated(
         run.folder / "directions",
-        experiment.directions.estimators,
+        [method],
         {target.name: target.weight for target in experiment.targets},
     )
-    with progress(f"scores/{number:05d}", None, "rows") as advance:
+    with progress(f"scores/{method}/{number:05d}", None, "rows") as advance:
         columns, draft.flops = score_shard(
             shard,
             estimated,

@@ -95,9 +95,14 @@ def weighted_mean(
     return np.divide(sums, total, out=np.zeros(num_groups), where=total > 0)
 
 
-def merge_scores(shards: Sequence[Path], path: Path) -> int:
-    """Writes the shards' score files as one, streaming; returns the number of lines."""
-    return _write_tables((table for shard in shards for table in _read(shard / SCORES)), path)
+def merge_scores(shards: Sequence[Sequence[Path]], path: Path) -> int:
+    """Writes all score files as one, streaming; returns the number of lines.
+
+    Args:
+        shards: For each shard in order, the folder of each method.
+        path: The Parquet file to write: provenance, each METHOD, each METHOD.PROXY.TARGET.
+    """
+    return _write_tables((table for folders in shards for table in _read_beside(folders)), path)
 
 
 def load_scores(path: Path, method: str, fingerprint: str) -> Scores:
@@ -118,10 +123,27 @@ def load_scores(path: Path, method: str, fingerprint: str) -> Scores:
     )
 
 
+def _read_beside(folders: Sequence[Path]) -> Iterator[pa.Table]:
+    """The lines of several methods' files on the same candidates, block by block."""
+    for tables in zip(*(_read(folder / SCORES) for folder in folders), strict=True):
+        first = tables[0].select(list(PROVENANCE))
+        if any(
+            not table.select(["candidate"]).equals(first.select(["candidate"])) for table in tables
+        ):
+            raise ArtifactError(
+                f"{folders[0]}: other candidates than in {folders[-1]}. Redo scores."
+            )
+        names = [name for table in tables for name in table.column_names[len(PROVENANCE) :]]
+        # A column of a method's own name has no dot and comes before those of its proxies.
+        names.sort(key=lambda name: "." in name)
+        columns = {name: table[name] for table in tables for name in table.column_names}
+        yield pa.table([*first.columns, *(columns[name] for name in names)], [*PROVENANCE, *names])
+
+
 def _read(path: Path) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(1 << 16):
-            yield pa.Table.from_batches([batch])
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
 
 
 def _write_tables(tables: Iterable[pa.Table], path: Path) -> int:

@@ -102,7 +102,9 @@ def refusal(
 
 
 def _merge(run: Run, draft: Draft) -> None:
-    shards = [work.path for work in scores_work(run)]
+    methods = run.experiment.directions.estimators
+    folder = run.folder / "scores"
+    shards = [[folder / method / shard.name for method in methods] for shard in run.shards]
     draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES)
 
 
