@@ -27,14 +27,14 @@ FIGURES = {
     "one score": lambda: score_histogram("c", np.ones(9), np.ones(2)),
     "long and short": lambda: by_length(9000),
     "same length": lambda: by_length(11),
-    "intervals": lambda: interval_plot("i", ["top", "bottom"], [Interval(0.0, -1.0, 1.0)] * 2),
+    "intervals": lambda: interval_plot("i", "t", ["top", "bottom"], [Interval(0.0, -1.0, 1.0)] * 2),
 }
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES.keys())
 def test_a_figure_is_one_reproducible_svg(draw):
-    svg = draw()
-    assert svg == draw()
+    svg = draw().svg
+    assert svg == draw().svg
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     assert "$" not in svg
     assert not re.search(r'(?:href|src)="(?!#)', svg)
@@ -42,13 +42,13 @@ def test_a_figure_is_one_reproducible_svg(draw):
 
 
 def test_ids_of_two_figures_differ():
-    ids = [set(re.findall(r'\bid="([^"]+)"', histogram(name))) for name in ("a", "b")]
+    ids = [set(re.findall(r'\bid="([^"]+)"', histogram(name).svg)) for name in ("a", "b")]
     assert ids[0]
     assert not ids[0] & ids[1]
 
 
 def test_references_are_to_ids_of_the_figure():
-    svg = histogram()
+    svg = histogram().svg
     ids = set(re.findall(r'\bid="([^"]+)"', svg))
     references = re.findall(r'href="#([^"]+)"', svg) + re.findall(r"url\(#([^)]+)\)", svg)
     assert references
@@ -59,3 +59,11 @@ def test_drawing_leaves_matplotlib_as_it_was():
     before = dict(mpl.rcParams)
     histogram()
     assert dict(mpl.rcParams) == before
+
+
+def test_a_figure_has_what_it_shows_as_data():
+    data = histogram().data
+    assert len(data["edges"]) == 61
+    assert data["shares"]["pool"].sum() == pytest.approx(1)
+    assert FIGURES["intervals"]().data["labels"] == ["top", "bottom"]
+    assert {*by_length(11).data} == {"num_tokens", "low", "median", "high"}

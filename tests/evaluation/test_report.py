@@ -1,36 +1,31 @@
 """The page: hostile text stays inert, and nothing is fetched."""
 
+import base64
+import hashlib
+import json
 import math
+import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
+from tests.hostile_reports import HOSTILE, example, hostile_report
 
-from dsdm.evaluation.comparison import compare_losses
-from dsdm.evaluation.report import (
-    Calibration,
-    ComparedTarget,
-    Comparison,
-    Excerpt,
-    ExcerptGroup,
-    Matrix,
-    Report,
-    Selected,
-    SourceShare,
-    StageCost,
-    TargetOverlap,
-    render_report,
+from dsdm.evaluation.report import Report, render_report
+from dsdm.evaluation.report_data import plain_data
+from dsdm.evaluation.report_examples import ExampleGroup, ExamplesBrowser
+from dsdm.evaluation.report_parts import SourceShare
+from dsdm.evaluation.report_text import (
+    cut_to_bytes,
+    number,
+    page_bytes,
+    ratio_shade,
+    shade,
     visible_text,
-)
-
-HOSTILE = (
-    "<script>alert(1)</script><img src=x onerror=alert(1)></p></details></style>"
-    "<meta http-equiv=refresh content=0> \" onload='x' {{ 7*7 }} {% raw %} $\\frac{ \x00\u202e --> "
 )
 
 
 class Page(HTMLParser):
-    """Every tag of a page with its attributes, and the text outside of style."""
+    """Every tag of a page with its attributes, and the text outside of style and script."""
 
     def __init__(self, page):
         super().__init__()
@@ -45,85 +40,89 @@ class Page(HTMLParser):
         self.text += data
 
 
-def hostile_report(**changes):
-    excerpt = Excerpt(3, HOSTILE, HOSTILE, -1.5, 40, True, HOSTILE * 9)
-    lines = compare_losses(
-        {arm: {0: {HOSTILE: np.arange(4.0) * k}} for k, arm in enumerate(("random", "top"))}
-    )
-    parts = {
-        "title": HOSTILE,
-        "method": HOSTILE,
-        "targets": [HOSTILE],
-        "config": HOSTILE,
-        "versions": {"numpy": "2"},
-        "selected": Selected(1, 40, 10, 400),
-        "comparisons": [Comparison("report", [ComparedTarget(HOSTILE, lines, None)], "note")],
-        "sources": [SourceShare(HOSTILE, 1.0, 0.5, 1, 5, 0.25)],
-        "excerpts": [ExcerptGroup("Best", [excerpt])],
-        "matrices": [Matrix(HOSTILE, "all", "", [HOSTILE, "m.0.a"], np.full((2, 2), math.nan))],
-        "calibrations": [Calibration("m", "0", HOSTILE, 1e-3, 0.999)],
-        "counts": {"documents": 10},
-        "rejections": {HOSTILE: 2},
-        "overlaps": [TargetOverlap(HOSTILE, 9, 3, 2)],
-        "costs": [StageCost("scores", 1, 2.5, 1e12)],
-    }
-    return Report(**parts | changes)
+@pytest.fixture(scope="module")
+def page():
+    return render_report(hostile_report())
 
 
-def test_hostile_text_makes_no_element_and_no_attribute():
-    page = Page(render_report(hostile_report()))
-    benign = Page(render_report(hostile_report()).replace("alert", ""))
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "iframe", "object", "form"})
-    assert [tag for tag, _ in page.tags] == [tag for tag, _ in benign.tags]
-    names = {name for _, attributes in page.tags for name in attributes}
+def test_hostile_text_makes_no_element_and_no_attribute(page):
+    found = Page(page)
+    benign = Page(page.replace("alert", ""))
+    tags = [tag for tag, _ in found.tags]
+    assert set(tags).isdisjoint({"img", "iframe", "object", "form"})
+    assert tags.count("script") == 1
+    assert tags == [tag for tag, _ in benign.tags]
+    names = {name for _, attributes in found.tags for name in attributes}
     assert not [name for name in names if name.startswith("on") or name in ("src", "srcset")]
-    assert sum(tag == "meta" for tag, _ in page.tags) == 4
+    assert tags.count("meta") == 4
 
 
-def test_hostile_text_is_shown_as_it_is():
-    text = Page(render_report(hostile_report())).text
+def test_hostile_text_is_shown_as_it_is(page):
+    text = Page(page).text
     assert "<script>alert(1)</script>" in text
     assert "{{ 7*7 }}" in text
     assert "\\u0000\\u202e" in text
 
 
-def test_hostile_text_leaves_no_control_character():
-    page = render_report(hostile_report())
+def test_hostile_text_leaves_no_control_character(page):
     assert "\x00" not in page
     assert "\u202e" not in page
 
 
-def test_the_page_refers_to_itself_alone():
-    page = Page(render_report(hostile_report()))
-    links = [attributes["href"] for _, attributes in page.tags if "href" in attributes]
-    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    assert {link.removeprefix("#") for link in links if link != "data:,"} <= ids
-    style = render_report(hostile_report()).split("<style>")[1].split("</style>")[0]
+def test_the_page_refers_to_itself_alone(page):
+    found = Page(page)
+    links = [attributes["href"] for _, attributes in found.tags if "href" in attributes]
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    references = [a["xlink:href"] for _, a in found.tags if "xlink:href" in a]
+    assert {link.removeprefix("#") for link in [*links, *references] if link != "data:,"} <= {*ids}
+    assert len(ids) == len(set(ids))
+    style = page.split("<style>")[1].split("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
 
 
-def test_the_policy_forbids_scripts_and_requests():
-    page = Page(render_report(hostile_report()))
-    policies = [a["content"] for _, a in page.tags if "Policy" in (a.get("http-equiv") or "")]
-    assert len(policies) == 1
-    assert policies[0].startswith("default-src 'none'; style-src 'unsafe-inline';")
+def test_the_policy_allows_one_script_and_no_request(page):
+    found = Page(page)
+    policies = [a["content"] for _, a in found.tags if "Policy" in (a.get("http-equiv") or "")]
+    script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[-1].encode()).digest()).decode()
+    assert policies == [
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    ]
+
+
+def test_a_page_without_examples_allows_no_script_at_all():
+    page = render_report(hostile_report(examples=None))
+    assert "<script" not in page
+    assert "script-src" not in page
 
 
 def test_a_run_without_scores_has_a_page():
     report = Report(title="r", method="m", targets=["a"], config="run: r", versions={})
-    assert "Nothing is selected yet" in render_report(report)
+    page = render_report(report)
+    assert "Nothing is selected yet" in page
+    assert re.findall(r'<section id="(\w+)"', page) == ["pool", "config"]
 
 
-def test_the_same_data_give_the_same_page():
-    assert render_report(hostile_report()) == render_report(hostile_report())
+def test_every_section_that_has_data_is_linked(page):
+    sections = re.findall(r'<section id="(\w+)"', page)
+    assert re.findall(r'<a href="#(\w+)"', page) == sections
+    assert {"compute", "transfer", "chosen", "examples", "cost"} <= {*sections}
+
+
+def test_the_same_data_give_the_same_page(page):
+    assert render_report(hostile_report()) == page
 
 
 def test_long_text_is_cut_and_the_rest_is_one_click_away():
-    excerpt = Excerpt(0, "id", "web", 1.0, 99, True, "a" * 300 + "b" * 50)
-    page = render_report(hostile_report(excerpts=[ExcerptGroup("Best", [excerpt])]))
+    shown = example(0, excerpt="a" * 300 + "…", text="a" * 300 + "b" * 50, is_cut=True)
+    groups = [ExampleGroup("Best", "rank", [0])]
+    browser = ExamplesBrowser(["0", "1"], ["a", "mix"], ["other"], groups, [shown])
+    page = render_report(hostile_report(examples=browser))
     assert f"{'a' * 300}…</p>" in page
-    assert f'<details><summary>More</summary><p class="text" dir="auto">…{"b" * 50}' in page
+    assert f'<summary>As much as fits</summary><p class="text" dir="auto">{"a" * 300}' in page
+    assert f"{'b' * 50}…</p></details>" in page
 
 
 @pytest.mark.parametrize(
@@ -134,5 +133,46 @@ def test_invisible_characters_are_spelled_out(text, shown):
     assert visible_text(text, 3 if text == "abcdef" else None) == shown
 
 
+@pytest.mark.parametrize("text", ["", "plain", "<" * 50, "\x00" * 20, "日本語" * 9, HOSTILE * 3])
+@pytest.mark.parametrize("limit", [0, 7, 100, 10_000])
+def test_cut_text_is_a_start_that_fits(text, limit):
+    cut = cut_to_bytes(text, limit)
+    assert text.startswith(cut)
+    assert page_bytes(cut) <= limit
+    assert cut == text or page_bytes(text) > limit
+
+
 def test_a_source_that_is_not_in_the_pool_has_no_ratio():
     assert math.isnan(SourceShare("a", 0.0, 0.0, 0, 0, 0.0).ratio)
+
+
+def test_colours_say_which_way_and_how_much():
+    assert shade(0.5, 1.0) == "rgba(37, 99, 235, 0.30)"
+    assert shade(-9.0, 1.0) == "rgba(234, 88, 12, 0.60)"
+    assert shade(math.nan) == ratio_shade(0.5, 0.0) == "transparent"
+    assert ratio_shade(0.0, 0.5) == ratio_shade(0.01, 0.5) == "rgba(234, 88, 12, 0.60)"
+
+
+def test_a_small_negative_number_is_no_negative_zero():
+    assert number(-0.001, 2) == "0.00"
+
+
+def test_everything_on_the_page_is_there_as_plain_data():
+    data = json.loads(json.dumps(plain_data(hostile_report()), allow_nan=False))
+    assert {*data} == {*Report.__dataclass_fields__}
+    assert data["title"] == HOSTILE
+    (compared,) = data["comparisons"]
+    curves = compared["targets"][0]["compute_figure"]["data"]["curves"]
+    assert [curve["name"] for curve in curves] == ["random", "m", f"m:{HOSTILE}"]
+    assert curves[0]["lows"][1] is None
+    assert compared["transfers"][0]["rows"] == [HOSTILE, "b", "all targets"]
+    assert data["examples"]["examples"][0]["proxy_scores"] == [[None, 1.0], [None, 2.0]]
+    assert data["chosen_overlap"]["by_chance"] == [0.3, 0.2]
+
+
+def test_data_for_the_page_alone_are_no_plain_data():
+    data = plain_data(hostile_report())
+    assert "svg" not in data["score_figures"][0]
+    assert "text" not in data["examples"]["examples"][0]
+    with pytest.raises(TypeError, match="set is no plain data"):
+        plain_data({"a": {1}})

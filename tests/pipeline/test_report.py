@@ -5,56 +5,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from dsdm.artifacts import load_manifest
 from dsdm.cli import main
 from dsdm.errors import ArtifactError
-from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import Run, run_experiment
+from dsdm.experiment import load_experiment
+from dsdm.pipeline import Run
 from dsdm.pipeline.report import collect_report, stage_costs, write_run_report
 from dsdm.pipeline.summary import summary_lines
-from tests.tiny_runs import write_data, write_experiment
-
-HOSTILE = "<script>alert(1)</script> {{ 7*7 }} \x07 "
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """A finished run with two methods, two proxies and a comparison over two seeds."""
-    folder = tmp_path_factory.mktemp("reported")
-    write_data(folder)
-    add_awkward_records(folder / "pool" / "c.jsonl")
-    path = write_experiment(
-        folder,
-        pool={"max_rejected_share": 0.5},
-        proxies={"count": 2, "epochs": 1.0},
-        directions={"estimators": ["ekfac", "gradient"]},
-        scores={"method": "forward", "min_correlation": -1.0},
-        compare={"arms": ["top", "random"], "epochs": 1, "seeds": 2},
-    )
-    experiment = load_experiment(path, [])
-    run_experiment(experiment)
-    return experiment
-
-
-def add_awkward_records(path: Path) -> None:
-    """Hostile documents of a hostile source, a duplicate of one, and a record without text."""
-    texts = [*(HOSTILE + str(i) * 20 for i in range(10)), HOSTILE + "0" * 20, None]
-    records = [
-        {"id": f"{HOSTILE}{i}", "source": HOSTILE, "text": text} for i, text in enumerate(texts)
-    ]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-@pytest.fixture
-def run(experiment: Experiment) -> Run:
-    return Run(experiment)
-
-
-def copy_of(run: Run, tmp_path: Path) -> Path:
-    return shutil.copytree(run.folder, tmp_path / "copy")
+from tests.pipeline.conftest import HOSTILE, copy_of
+from tests.tiny_runs import write_experiment
 
 
 def test_the_report_counts_what_the_manifests_count(run):
@@ -74,17 +35,6 @@ def test_shares_of_sources_sum_to_one(run):
     assert sum(source.pool_share for source in sources) == pytest.approx(1)
     assert sum(source.pool_candidates for source in sources) == 90
     assert HOSTILE in [source.name for source in sources]
-
-
-def test_best_and_worst_are_the_extremes(run):
-    table = pq.read_table(run.folder / "scores" / "all" / "scores.parquet")
-    groups = {group.title: group.excerpts for group in collect_report(run.folder).excerpts}
-    assert groups["Best"][0].score == max(table["ekfac"].to_pylist())
-    assert groups["Worst"][0].score == min(table["ekfac"].to_pylist())
-    best = groups["Best"][0]
-    assert best.id == table["id"][best.candidate].as_py()
-    assert best.text == run.examples.text_of(best.candidate, run.tokenizer)
-    assert {excerpt.selected for excerpt in groups["Near the cut"]} == {True, False}
 
 
 def test_agreement_is_reported_for_each_method(run):
@@ -109,7 +59,7 @@ def test_every_direction_has_its_calibration(run):
 
 
 def test_costs_are_sums_over_artifacts(run):
-    costs = {cost.stage: cost for cost in stage_costs(run.folder)}
+    costs = {cost.stage: cost for cost in stage_costs(run.folder, run.experiment)}
     files = [run.folder / "proxies" / name / "_cost.json" for name in "01"]
     expected = [json.loads(file.read_text()) for file in files]
     assert costs["proxies"].artifacts == 2
@@ -117,16 +67,35 @@ def test_costs_are_sums_over_artifacts(run):
     assert "times the FLOPs of training one target model" in collect_report(run.folder).cost_note
 
 
+def test_costs_are_shares_of_one_target_training(run):
+    costs = {cost.stage: cost for cost in stage_costs(run.folder, run.experiment)}
+    assert costs["models"].trainings == pytest.approx(costs["models"].artifacts)
+    assert costs["proxies"].trainings == pytest.approx(
+        4 * costs["proxies"].flops / costs["models"].flops
+    )
+
+
 def test_the_page_is_the_same_when_written_again(run, tmp_path):
     folder = copy_of(run, tmp_path)
     first = write_run_report(folder).read_bytes()
     assert write_run_report(folder).read_bytes() == first
-    assert not list(folder.glob(".report*"))
+    assert not list(folder.glob(".*.draft"))
+
+
+def test_figures_and_tables_are_beside_the_page_as_data(run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    write_run_report(folder)
+    data = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    report = collect_report(folder)
+    assert data["selected"]["candidates"] == report.selected.candidates
+    assert [cost["stage"] for cost in data["costs"]] == [cost.stage for cost in report.costs]
+    assert len(data["examples"]["examples"]) == len(report.examples.examples)
+    assert data["comparisons"][0]["targets"][0]["name"] == "words"
 
 
 def test_pool_text_is_inert_in_the_page(run, tmp_path):
     page = write_run_report(copy_of(run, tmp_path)).read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ 7*7 }}" in page
     assert "\x07" not in page
 

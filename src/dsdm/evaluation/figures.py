@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,13 +10,16 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
+from matplotlib import figure as drawing
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from dsdm.evaluation.intervals import Interval
+from dsdm.evaluation.report_parts import Figure
+from dsdm.evaluation.report_text import visible_text
 
 WIDTH_INCHES = 4.4
+LONGEST_LABEL = 30
 POOL_COLOUR = "#8a8f98"
 SELECTED_COLOUR = "#2563eb"
 # Every text and line in this colour takes the page's, so that figures follow its dark mode.
@@ -40,35 +44,37 @@ _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 def score_histogram(
     name: str, pool: Float[np.ndarray, " pool"], selected: Float[np.ndarray, " selected"]
-) -> Markup:
+) -> Figure:
     """Distributions of scores; the outermost 0.1% at each end are counted in the end bins."""
     low, high = np.quantile(pool, [0.001, 0.999])
     edges = np.linspace(low, high if high > low else low + 1, 61)
+    shares = {
+        label: np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
+        for label, values in (("pool", pool), ("selected", selected))
+        if len(values)
+    }
+    colours = {"pool": POOL_COLOUR, "selected": SELECTED_COLOUR}
 
     def draw(axes: Axes) -> None:
-        for values, label, colour in (
-            (pool, "pool", POOL_COLOUR),
-            (selected, "selected", SELECTED_COLOUR),
-        ):
-            if len(values):
-                counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-                shares = 100 * counts / len(values)
-                axes.stairs(shares, edges, label=label, color=colour, fill=True, alpha=0.55)
+        for label, of in shares.items():
+            axes.stairs(100 * of, edges, label=label, color=colours[label], fill=True, alpha=0.55)
         axes.set(xlabel="score", ylabel="% of candidates")
         axes.legend()
 
-    return _draw(name, 2.7, draw)
+    data = {"edges": edges, "shares": shares}
+    title = "Scores of the pool and of what is selected"
+    return Figure(title, draw_svg(name, 2.7, draw), data)
 
 
 def score_by_length(
     name: str,
     lengths: Float[np.ndarray, " bins"],
     quantiles: Float[np.ndarray, "bins 3"],
-) -> Markup:
+) -> Figure:
     """Median score and the middle 80% of scores, by length."""
+    low, middle, high = quantiles.T
 
     def draw(axes: Axes) -> None:
-        low, middle, high = quantiles.T
         axes.fill_between(
             lengths, low, high, color=POOL_COLOUR, alpha=0.35, lw=0, label="middle 80%"
         )
@@ -81,10 +87,13 @@ def score_by_length(
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.legend()
 
-    return _draw(name, 2.7, draw)
+    data = {"num_tokens": lengths, "low": low, "median": middle, "high": high}
+    return Figure("Scores by length of the candidate", draw_svg(name, 2.7, draw), data)
 
 
-def interval_plot(name: str, labels: Sequence[str], intervals: Sequence[Interval]) -> Markup:
+def interval_plot(
+    name: str, title: str, labels: Sequence[str], intervals: Sequence[Interval]
+) -> Figure:
     """One line for each label: its mean and interval, and a line at zero."""
 
     def draw(axes: Axes) -> None:
@@ -96,17 +105,20 @@ def interval_plot(name: str, labels: Sequence[str], intervals: Sequence[Interval
         ]
         axes.axvline(0, color=POOL_COLOUR, lw=1)
         axes.errorbar(means, places, xerr=errors, fmt="o", color=SELECTED_COLOUR, capsize=3)
-        axes.set_yticks(places, labels)
+        axes.set_yticks(places, [visible_text(label, LONGEST_LABEL) for label in labels])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set(xlabel="nats per target token", ylim=(-0.6, len(labels) - 0.4))
 
-    return _draw(name, 0.8 + 0.3 * len(labels), draw)
+    data = {"labels": labels, "intervals": intervals}
+    return Figure(title, draw_svg(name, 0.8 + 0.3 * len(labels), draw), data)
 
 
-def _draw(name: str, height_inches: float, draw: Callable[[Axes], None]) -> Markup:
+def draw_svg(name: str, height_inches: float, draw: Callable[[Axes], None]) -> Markup:
     """The figure that `draw` makes; `name` keeps its ids apart from other figures'."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure((WIDTH_INCHES, height_inches), layout="constrained")
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # The page's font draws what the one that measures lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure = drawing.Figure((WIDTH_INCHES, height_inches), layout="constrained")
         draw(figure.add_subplot())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)

@@ -1,6 +1,7 @@
 """The report of a run folder: reads what is finished there, and nothing outside it."""
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,36 +10,37 @@ from typing import Any
 
 from dsdm.artifacts import COST, Manifest, disk_errors, load_cost, load_manifest
 from dsdm.errors import ArtifactError
-from dsdm.evaluation.comparison import BASELINE, ComparedLoss, compare_losses
-from dsdm.evaluation.figures import interval_plot
-from dsdm.evaluation.report import (
-    ComparedTarget,
-    Comparison,
-    Figure,
-    Report,
-    Selected,
-    StageCost,
-    TargetOverlap,
-    render_report,
-)
+from dsdm.evaluation.compute_curves import AT_BUDGET
+from dsdm.evaluation.report import Report, render_report
+from dsdm.evaluation.report_data import plain_data
+from dsdm.evaluation.report_parts import Selected, StageCost, TargetOverlap
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import STAGES
-from dsdm.pipeline.losses import load_losses
+from dsdm.pipeline.report_compared import chosen_parts, comparisons
+from dsdm.pipeline.report_examples import examples_browser
 from dsdm.pipeline.report_scores import (
     ScoredPool,
     calibration_agreement,
     calibrations,
     load_scored_pool,
 )
-from dsdm.pipeline.summary import REPORT, interval_note
+from dsdm.pipeline.run import compare_folder
+from dsdm.pipeline.summary import REPORT
 
+FIGURES = "figures.json"
 EXPERIMENT = "experiment.yaml"
-COMPARING = ("models", "evaluations")
+IN_COMPARISON = ("tuning", "models", "evaluations")
+"""Stages whose folders are within the comparison's."""
+COMPARING = ("baselines", "heldout", *IN_COMPARISON)
+"""Stages that selecting does not need."""
 COUNTED = ("documents", "rows", "tokens", "duplicates", "rejected")
 
 
 def write_run_report(run_folder: Path) -> Path:
     """Writes `report.html` into a run folder, finished or not, and returns its path.
+
+    Beside it `figures.json`: every figure and table of the page as plain data, named as the fields
+    of `Report` are.
 
     Raises:
         ArtifactError: the folder is not a run's, or something in it is damaged.
@@ -48,19 +50,16 @@ def write_run_report(run_folder: Path) -> Path:
             f"{run_folder}: is no run folder, it has no {EXPERIMENT}. Give the `run` of an "
             "experiment that was run."
         )
-    page = render_report(collect_report(run_folder))
-    path = run_folder / REPORT
-    draft = path.with_name(f".{REPORT}.draft")
-    with disk_errors(path):
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, path)
-    return path
+    report = collect_report(run_folder)
+    data = json.dumps(plain_data(report), indent=1, ensure_ascii=False, allow_nan=False)
+    _write(run_folder / FIGURES, data + "\n")
+    return _write(run_folder / REPORT, render_report(report))
 
 
 def collect_report(run_folder: Path) -> Report:
     """What the finished artifacts of a run hold."""
     experiment = load_experiment(run_folder / EXPERIMENT, [])
-    costs = list(stage_costs(run_folder))
+    costs = list(stage_costs(run_folder, experiment))
     pool = load_scored_pool(run_folder, experiment)
     matrices = [
         *(pool.agreement() if pool else ()),
@@ -72,7 +71,7 @@ def collect_report(run_folder: Path) -> Report:
         targets=[target.name for target in experiment.targets],
         config=(run_folder / EXPERIMENT).read_text(encoding="utf-8"),
         versions=_versions(run_folder),
-        comparisons=list(_comparisons(run_folder, experiment)),
+        comparisons=list(comparisons(run_folder, experiment)),
         agreements=[line for matrix in matrices for line in matrix.agreements()],
         matrices=matrices,
         calibrations=list(calibrations(run_folder, experiment)),
@@ -82,24 +81,33 @@ def collect_report(run_folder: Path) -> Report:
         overlaps=list(_overlaps(run_folder)),
         overlap_dropped=experiment.drop_overlap,
         costs=costs,
-        cost_note=_cost_note(run_folder, costs),
-        **_scored(pool),
+        cost_note=_cost_note(costs),
+        **(_scored(pool) | chosen_parts(run_folder, experiment, pool) if pool else {}),
     )
 
 
-def stage_costs(run_folder: Path) -> Iterator[StageCost]:
+def stage_costs(run_folder: Path, experiment: Experiment) -> Iterator[StageCost]:
     """What the finished artifacts of each stage took, in the stages' order."""
+    compare = experiment.compare
+    compared = compare_folder(run_folder, compare) if compare else run_folder
+    training = _training_flops(compared)
     for stage in STAGES:
-        costs = [load_cost(path.parent) for path in _finished(run_folder / stage)]
+        folder = compared if stage in IN_COMPARISON else run_folder
+        costs = [load_cost(path.parent) for path in _finished(folder / stage)]
         if costs:
-            seconds = sum(cost["seconds"] for cost in costs)
-            yield StageCost(stage, len(costs), seconds, sum(cost["flops"] for cost in costs))
+            seconds, flops = (sum(cost[name] for cost in costs) for name in ("seconds", "flops"))
+            yield StageCost(stage, len(costs), seconds, flops, flops / training)
 
 
-def _scored(pool: ScoredPool | None) -> dict[str, Any]:
+def _training_flops(compared: Path) -> float:
+    """Of one target model at the usual budget, the mean; NaN without any."""
+    models = [path.parent for path in _finished(compared / "models")]
+    found = [load_cost(model)["flops"] for model in models if AT_BUDGET not in model.name]
+    return sum(found) / len(found) if sum(found) else math.nan
+
+
+def _scored(pool: ScoredPool) -> dict[str, Any]:
     """The parts of the report that need scores, by name."""
-    if pool is None:
-        return {}
     sources, num_other = pool.source_shares()
     return {
         "selected": _selected(pool),
@@ -107,7 +115,7 @@ def _scored(pool: ScoredPool | None) -> dict[str, Any]:
         "num_other_sources": num_other,
         "score_figures": pool.figures(),
         "length_correlation": pool.length_correlation(),
-        "excerpts": pool.excerpts(),
+        "examples": examples_browser(pool),
     }
 
 
@@ -120,30 +128,6 @@ def _selected(pool: ScoredPool) -> Selected | None:
         pool_candidates=len(pool.selected),
         pool_tokens=int(pool.num_tokens.sum()),
     )
-
-
-def _comparisons(run_folder: Path, experiment: Experiment) -> Iterator[Comparison]:
-    compare = experiment.compare
-    targets = [target.name for target in experiment.targets]
-    for part in compare.parts if compare else ():
-        assert compare is not None
-        lines = compare_losses(load_losses(run_folder, part, compare, targets))
-        if lines:
-            yield Comparison(part, list(_compared_targets(part, lines)), interval_note(lines))
-
-
-def _compared_targets(part: str, lines: Sequence[ComparedLoss]) -> Iterator[ComparedTarget]:
-    for number, name in enumerate(dict.fromkeys(line.target for line in lines)):
-        found = [line for line in lines if line.target == name]
-        yield ComparedTarget(name, found, _interval_figure(f"{part}-{number}", found))
-
-
-def _interval_figure(name: str, lines: Sequence[ComparedLoss]) -> Figure | None:
-    found = [(line.arm, line.difference) for line in lines if line.difference is not None]
-    if not found:
-        return None
-    arms, intervals = zip(*found, strict=True)
-    return Figure(f"Loss minus that of {BASELINE}", interval_plot(name, arms, intervals))
 
 
 def _pool_counts(run_folder: Path) -> dict[str, int]:
@@ -169,18 +153,27 @@ def _overlaps(run_folder: Path) -> Iterator[TargetOverlap]:
         yield TargetOverlap(target, found["examples"], found["overlapping"], found["candidates"])
 
 
-def _cost_note(run_folder: Path, costs: Sequence[StageCost]) -> str:
+def _cost_note(costs: Sequence[StageCost]) -> str:
     selecting = [cost for cost in costs if cost.stage not in COMPARING]
     flops, seconds = sum(c.flops for c in selecting), sum(c.seconds for c in selecting)
-    trainings = [load_cost(path.parent) for path in _finished(run_folder / "models")]
     note = f"Selecting took {seconds:,.1f} s and {flops:.2e} FLOPs".replace("e+", "e")
-    if not trainings:
+    trainings = sum(cost.trainings for cost in selecting)
+    if math.isnan(trainings):
         return f"{note}, all stages of this table."
-    share = flops / (sum(cost["flops"] for cost in trainings) / len(trainings))
+    others = ", ".join(cost.stage for cost in costs if cost.stage in COMPARING)
     return (
-        f"{note}, all stages but {' and '.join(COMPARING)}: {share:.2f} times the FLOPs of "
-        "training one target model."
+        f"{note}, all stages but {others}: {trainings:.2f} times the FLOPs of training one target "
+        "model."
     )
+
+
+def _write(path: Path, text: str) -> Path:
+    """Whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    with disk_errors(path):
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    return path
 
 
 def _versions(run_folder: Path) -> dict[str, str]:

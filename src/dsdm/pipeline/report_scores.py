@@ -11,18 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
-from dsdm.data.examples import Examples, load_examples
-from dsdm.data.tokenizer import Tokenizer, load_tokenizer
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.evaluation.figures import score_by_length, score_histogram
-from dsdm.evaluation.report import (
-    Calibration,
-    Excerpt,
-    ExcerptGroup,
-    Figure,
-    Matrix,
-    SourceShare,
-)
+from dsdm.evaluation.report_parts import Calibration, Figure, Matrix, SourceShare
 from dsdm.experiment import Experiment
 from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores
 from dsdm.pipeline.select_stages import selected_candidates
@@ -32,8 +23,6 @@ CALIBRATION = "calibration"
 MOST_SOURCES = 40
 MOST_COLUMNS = 24
 SAMPLE = 200_000
-EXCERPTS = 4
-EXCERPT_TOKENS = 1200
 LENGTH_BINS = 20
 
 
@@ -79,14 +68,12 @@ class ScoredPool:
     def figures(self) -> list[Figure]:
         """The distribution of scores, and scores by length where lengths differ."""
         values = self.scores.values
-        histogram = score_histogram("scores", values, values[self.selected])
-        figures = [Figure("Scores of the pool and of what is selected", histogram)]
+        figures = [score_histogram("scores", values, values[self.selected])]
         bins = _length_bins(self.num_tokens)
         if len(bins) > 2:
             lengths = np.array([np.median(self.num_tokens[rows]) for rows in bins])
             quantiles = np.stack([np.quantile(values[rows], [0.1, 0.5, 0.9]) for rows in bins])
-            svg = score_by_length("lengths", lengths, quantiles)
-            figures.append(Figure("Scores by length of the candidate", svg))
+            figures.append(score_by_length("lengths", lengths, quantiles))
         return figures
 
     def length_correlation(self) -> float:
@@ -95,61 +82,19 @@ class ScoredPool:
         columns = [self.scores.values[sample], self.num_tokens[sample].astype(float)]
         return float(rank_correlations(columns)[0, 1])
 
-    def excerpts(self) -> list[ExcerptGroup]:
-        """The best, the worst, and those near the cut."""
-        values, count = self.scores.values, int(self.selected.sum())
-        order = np.argsort(-values, kind="stable")
-        groups = {"Best": order[:EXCERPTS], "Worst": order[-EXCERPTS:][::-1]}
-        if 0 < count < len(values):
-            near = slice(max(0, count - EXCERPTS // 2), count + EXCERPTS // 2)
-            groups["Near the cut"] = order[near]
-        return [
-            ExcerptGroup(title, [self._excerpt(int(candidate)) for candidate in candidates])
-            for title, candidates in groups.items()
-        ]
-
     def agreement(self) -> list[Matrix]:
         """Correlations of the scores' columns."""
-        names = _scored_columns(pq.read_schema(self.path).names)
-        columns = [self._column(name)[self._sample] for name in names]
+        names = scored_columns(pq.read_schema(self.path).names)
+        columns = [self.column(name)[self._sample] for name in names]
         if len(names) < 2:
             return []
         correlations = rank_correlations(columns)
         over = f"{len(self._sample):,} candidates"
         return [Matrix("Scores", over, f"Over {over}.", names, correlations)]
 
-    def _excerpt(self, candidate: int) -> Excerpt:
-        tokens = self._examples.tokens_of(candidate)[:EXCERPT_TOKENS]
-        return Excerpt(
-            candidate=candidate,
-            id=self._id(candidate),
-            source=self.scores.source_names[self.scores.sources[candidate]],
-            score=float(self.scores.values[candidate]),
-            num_tokens=int(self.num_tokens[candidate]),
-            selected=bool(self.selected[candidate]),
-            text=self._tokenizer.decode(tokens),
-        )
-
-    def _id(self, candidate: int) -> str:
-        """Reads one row group: the ids of a whole pool are too many."""
-        with pq.ParquetFile(self.path) as file:
-            first = 0
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                if candidate < first + count:
-                    ids = file.read_row_group(group, columns=["id"])["id"]
-                    return str(ids[candidate - first].as_py())
-                first += count
-        raise IndexError(f"{candidate} is not in {self.path}")
-
-    @cached_property
-    def _examples(self) -> Examples:
-        folders = sorted(path for path in (self.folder / "examples").glob("[0-9]*"))
-        return load_examples(folders, self.experiment.examples.unit)
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.folder / "tokenizer")
+    def column(self, name: str) -> np.ndarray:
+        """One column of the scores file."""
+        return np.asarray(pq.read_table(self.path, columns=[name])[name].to_numpy())
 
     @cached_property
     def _sample(self) -> np.ndarray:
@@ -158,9 +103,6 @@ class ScoredPool:
         if count <= SAMPLE:
             return np.arange(count)
         return np.sort(np.random.default_rng(0).choice(count, SAMPLE, replace=False))
-
-    def _column(self, name: str) -> np.ndarray:
-        return np.asarray(pq.read_table(self.path, columns=[name])[name].to_numpy())
 
 
 def load_scored_pool(folder: Path, experiment: Experiment) -> ScoredPool | None:
@@ -205,19 +147,19 @@ def calibration_agreement(folder: Path, experiment: Experiment) -> Iterator[Matr
             yield Matrix(f"Exact scores, {method}", over, note, names, correlations)
 
 
+def scored_columns(names: Sequence[str]) -> list[str]:
+    """The methods, then METHOD.PROXY.TARGET: without single examples, and not too many."""
+    found = [n for n in names if n not in PROVENANCE and not n.endswith("]")]
+    found = sorted(found, key=lambda name: (name.count(".") > 0, not name.endswith(".mix"), name))
+    return found[:MOST_COLUMNS]
+
+
 def _direction_folders(folder: Path, experiment: Experiment) -> Iterator[tuple[str, int, Path]]:
     for method in experiment.directions.estimators:
         for proxy in range(experiment.proxies.count):
             directions = folder / "directions" / method / str(proxy)
             if load_manifest(directions) is not None:
                 yield method, proxy, directions
-
-
-def _scored_columns(names: Sequence[str]) -> list[str]:
-    """The methods, then METHOD.PROXY.TARGET: without single examples, and not too many."""
-    found = [n for n in names if n not in PROVENANCE and not n.endswith("]")]
-    found = sorted(found, key=lambda name: (name.count(".") > 0, not name.endswith(".mix"), name))
-    return found[:MOST_COLUMNS]
 
 
 def _shares(names: Sequence[str], sums: np.ndarray) -> list[SourceShare]:
@@ -244,6 +186,3 @@ def _length_bins(lengths: np.ndarray) -> list[np.ndarray]:
     place = np.searchsorted(edges[1:-1], lengths, side="right")
     bins = [np.flatnonzero(place == i) for i in range(len(edges) - 1)]
     return [rows for rows in bins if len(rows)]
-
-
-__all__ = ["ScoredPool", "calibration_agreement", "calibrations", "load_scored_pool"]
