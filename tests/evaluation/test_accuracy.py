@@ -8,7 +8,6 @@ import lm_eval.tasks
 import numpy as np
 import pytest
 import torch
-from tests.data.pools import texts
 from transformers import AutoTokenizer, PreTrainedModel
 
 from dsdm.data.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
@@ -16,6 +15,7 @@ from dsdm.errors import DataError
 from dsdm.evaluation.accuracy import GOLD_LOGLIK, task_results
 from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import load_model
+from tests.data.pools import texts
 
 POSITIONS = 24
 GPT2 = {"model_type": "gpt2", "n_positions": POSITIONS, "n_embd": 16, "n_layer": 2, "n_head": 2}

@@ -6,8 +6,6 @@ import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import ListRows, random_rows
-from tests.data.pools import texts, tiny_tokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedModel
 
@@ -20,6 +18,8 @@ from dsdm.evaluation.pool_slice import (
     predicted_bytes,
     token_bytes,
 )
+from tests.conftest import ListRows, random_rows
+from tests.data.pools import texts, tiny_tokenizer
 
 
 def rows_of(tokenizer: Tokenizer, *written: str) -> ListRows:

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsdm.evaluation.report_examples import ShownExample
 from dsdm.pipeline import Run
 from dsdm.pipeline.report import collect_report
+from dsdm.report.examples import ShownExample
 from tests.pipeline.conftest import HOSTILE, copy_of
 
 

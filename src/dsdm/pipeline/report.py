@@ -10,10 +10,6 @@ from typing import Any
 
 from dsdm.artifacts import COST, Manifest, disk_errors, load_cost, load_manifest
 from dsdm.errors import ArtifactError
-from dsdm.evaluation.compute_curves import AT_BUDGET
-from dsdm.evaluation.report import Report, render_report
-from dsdm.evaluation.report_data import plain_data
-from dsdm.evaluation.report_parts import Selected, StageCost, TargetOverlap
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import STAGES
 from dsdm.pipeline.report_compared import chosen_parts, comparisons
@@ -26,6 +22,10 @@ from dsdm.pipeline.report_scores import (
 )
 from dsdm.pipeline.run import compare_folder
 from dsdm.pipeline.summary import REPORT
+from dsdm.report.compute_curves import AT_BUDGET
+from dsdm.report.data import plain_data
+from dsdm.report.parts import Selected, StageCost, TargetOverlap
+from dsdm.report.render import Report, render_report
 
 FIGURES = "figures.json"
 EXPERIMENT = "experiment.yaml"

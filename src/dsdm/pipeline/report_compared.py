@@ -9,14 +9,8 @@ import numpy as np
 
 from dsdm.artifacts import load_manifest
 from dsdm.errors import ArtifactError
-from dsdm.evaluation.chosen import chosen_overlap, chosen_sources
 from dsdm.evaluation.comparison import BASELINE, ComparedLoss, Losses, compare_losses
-from dsdm.evaluation.compute_curves import AT_BUDGET, compute_curves, compute_readings
-from dsdm.evaluation.figures import interval_plot
-from dsdm.evaluation.figures_compute import compute_plot
 from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, is_random, multipliers
-from dsdm.evaluation.report_parts import HELDOUT, ComparedTarget, Comparison, Figure
-from dsdm.evaluation.transfer import transfer_matrices
 from dsdm.experiment import Experiment
 from dsdm.pipeline.compare_stages import CANDIDATES
 from dsdm.pipeline.costs import compared_costs, training_cost
@@ -24,6 +18,12 @@ from dsdm.pipeline.losses import load_losses
 from dsdm.pipeline.report_scores import ScoredPool
 from dsdm.pipeline.run import compare_folder
 from dsdm.pipeline.summary import interval_note
+from dsdm.report.chosen import chosen_overlap, chosen_sources
+from dsdm.report.compute_curves import AT_BUDGET, compute_curves, compute_readings
+from dsdm.report.figures import interval_plot
+from dsdm.report.figures_compute import compute_plot
+from dsdm.report.parts import HELDOUT, ComparedTarget, Comparison, Figure
+from dsdm.report.transfer import transfer_matrices
 
 MOST_SOURCES = 20
 

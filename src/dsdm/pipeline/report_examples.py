@@ -12,7 +12,8 @@ from jaxtyping import Float
 from dsdm.data.examples import load_examples
 from dsdm.data.tokenizer import load_tokenizer
 from dsdm.evaluation.agreement import MIX
-from dsdm.evaluation.report_examples import (
+from dsdm.pipeline.report_scores import ScoredPool, scored_columns
+from dsdm.report.examples import (
     EXCERPT_CHARACTERS,
     LONGEST_TEXT_BYTES,
     ExampleGroup,
@@ -20,7 +21,6 @@ from dsdm.evaluation.report_examples import (
     ShownExample,
     fit_texts,
 )
-from dsdm.pipeline.report_scores import ScoredPool, scored_columns
 
 GROUP_SIZE = 30
 SOURCE_EXAMPLES = 300

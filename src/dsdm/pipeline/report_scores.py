@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
 from dsdm.evaluation.agreement import rank_correlations
-from dsdm.evaluation.figures import score_by_length, score_histogram
-from dsdm.evaluation.report_parts import Calibration, Figure, Matrix, SourceShare
 from dsdm.experiment import Experiment
 from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores
 from dsdm.pipeline.select_stages import selected_candidates
+from dsdm.report.figures import score_by_length, score_histogram
+from dsdm.report.parts import Calibration, Figure, Matrix, SourceShare
 from dsdm.selection import Scores
 
 CALIBRATION = "calibration"

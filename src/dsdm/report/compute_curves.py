@@ -10,7 +10,7 @@ from jaxtyping import Float
 from dsdm.evaluation.comparison import ALL_TARGETS, BASELINE, ComparedLoss
 from dsdm.evaluation.curve import Bound
 from dsdm.evaluation.multiplier import ArmMultiplier
-from dsdm.evaluation.transfer import FOR_TARGET
+from dsdm.report.transfer import FOR_TARGET
 
 AT_BUDGET = "@"
 """Between an arm's name and how many times the usual budget it is trained on."""

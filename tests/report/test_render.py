@@ -8,13 +8,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.hostile_reports import HOSTILE, example, hostile_report
 
-from dsdm.evaluation.report import Report, render_report
-from dsdm.evaluation.report_data import plain_data
-from dsdm.evaluation.report_examples import ExampleGroup, ExamplesBrowser
-from dsdm.evaluation.report_parts import SourceShare
-from dsdm.evaluation.report_text import (
+from dsdm.report.data import plain_data
+from dsdm.report.examples import ExampleGroup, ExamplesBrowser
+from dsdm.report.parts import SourceShare
+from dsdm.report.render import Report, render_report
+from dsdm.report.text import (
     cut_to_bytes,
     number,
     page_bytes,
@@ -22,6 +21,7 @@ from dsdm.evaluation.report_text import (
     shade,
     visible_text,
 )
+from tests.report.hostile_reports import HOSTILE, example, hostile_report
 
 
 class Page(HTMLParser):

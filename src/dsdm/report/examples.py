@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from dsdm.evaluation.report_parts import PAGE_ONLY
-from dsdm.evaluation.report_text import cut_to_bytes, page_bytes
+from dsdm.report.parts import PAGE_ONLY
+from dsdm.report.text import cut_to_bytes, page_bytes
 
 EXCERPT_CHARACTERS = 300
 LONGEST_TEXT_BYTES = 20_000

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.hostile_reports import browser, example
 
-from dsdm.evaluation.report_examples import fair_limit, fit_texts
-from dsdm.evaluation.report_text import page_bytes
+from dsdm.report.examples import fair_limit, fit_texts
+from dsdm.report.text import page_bytes
+from tests.report.hostile_reports import browser, example
 
 
 def literal_limit(sizes, total):

@@ -7,8 +7,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from dsdm.evaluation.figures import interval_plot, score_by_length, score_histogram
 from dsdm.evaluation.intervals import Interval
+from dsdm.report.figures import interval_plot, score_by_length, score_histogram
 
 
 def histogram(name="h"):

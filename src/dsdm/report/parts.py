@@ -15,7 +15,7 @@ from markupsafe import Markup
 from dsdm.evaluation.agreement import Agreement, mean_agreements
 from dsdm.evaluation.comparison import ComparedLoss
 from dsdm.evaluation.multiplier import ArmMultiplier
-from dsdm.evaluation.transfer import TransferMatrix
+from dsdm.report.transfer import TransferMatrix
 
 PAGE_ONLY = {"page_only": True}
 HELDOUT = "heldout"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dsdm.evaluation.comparison import compare_losses
-from dsdm.evaluation.transfer import transfer_matrices
+from dsdm.report.transfer import transfer_matrices
 
 LOSSES = {"random": (3.0, 2.0), "m:a": (2.0, 2.5), "m:b": (3.1, 1.0), "top": (2.4, 1.4)}
 

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from dsdm.evaluation.comparison import BASELINE
-from dsdm.evaluation.compute_curves import ComputeCurve, ComputeReading
-from dsdm.evaluation.figures import LONGEST_LABEL, POOL_COLOUR, draw_svg
-from dsdm.evaluation.report_parts import Figure
-from dsdm.evaluation.report_text import visible_text
+from dsdm.report.compute_curves import ComputeCurve, ComputeReading
+from dsdm.report.figures import LONGEST_LABEL, POOL_COLOUR, draw_svg
+from dsdm.report.parts import Figure
+from dsdm.report.text import visible_text
 
 # After Okabe and Ito (2008), which colour-blind readers tell apart, in shades that stand out from a
 # white page and from a black one. Markers tell them apart in print.

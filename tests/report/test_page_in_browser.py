@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.browser import CHROMIUM, Browser
-from tests.hostile_reports import HOSTILE, hostile_report
 
-from dsdm.evaluation.report import render_report
+from dsdm.report.render import render_report
+from tests.report.browser import CHROMIUM, Browser
+from tests.report.hostile_reports import HOSTILE, hostile_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 

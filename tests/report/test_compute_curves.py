@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dsdm.evaluation.comparison import compare_losses
-from dsdm.evaluation.compute_curves import compute_curves, compute_readings
-from dsdm.evaluation.figures_compute import compute_plot
 from dsdm.evaluation.multiplier import MethodCost, multipliers
+from dsdm.report.compute_curves import compute_curves, compute_readings
+from dsdm.report.figures_compute import compute_plot
 
 BUDGETS = {"random@4": 4.0, "random@0.5": 0.5, "m@2": 2.0}
 # Random's loss falls by half a nat with each doubling.

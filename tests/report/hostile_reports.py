@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from dsdm.evaluation.chosen import chosen_overlap, chosen_sources
 from dsdm.evaluation.comparison import Losses, compare_losses
-from dsdm.evaluation.compute_curves import compute_curves, compute_readings
-from dsdm.evaluation.figures_compute import compute_plot
 from dsdm.evaluation.multiplier import MethodCost, multipliers
-from dsdm.evaluation.report import Report
-from dsdm.evaluation.report_examples import ExampleGroup, ExamplesBrowser, ShownExample
-from dsdm.evaluation.report_parts import (
+from dsdm.report.chosen import chosen_overlap, chosen_sources
+from dsdm.report.compute_curves import compute_curves, compute_readings
+from dsdm.report.examples import ExampleGroup, ExamplesBrowser, ShownExample
+from dsdm.report.figures_compute import compute_plot
+from dsdm.report.parts import (
     Calibration,
     ComparedTarget,
     Comparison,
@@ -25,7 +24,8 @@ from dsdm.evaluation.report_parts import (
     StageCost,
     TargetOverlap,
 )
-from dsdm.evaluation.transfer import transfer_matrices
+from dsdm.report.render import Report
+from dsdm.report.transfer import transfer_matrices
 
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(1)></p></details></style></select>"

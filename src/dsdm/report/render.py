@@ -15,11 +15,11 @@ from importlib.resources import files
 import jinja2
 from markupsafe import Markup
 
-from dsdm.evaluation import report_text
 from dsdm.evaluation.agreement import Agreement
-from dsdm.evaluation.chosen import ChosenOverlap, ChosenSources
-from dsdm.evaluation.report_examples import ExamplesBrowser
-from dsdm.evaluation.report_parts import (
+from dsdm.report import text
+from dsdm.report.chosen import ChosenOverlap, ChosenSources
+from dsdm.report.examples import ExamplesBrowser
+from dsdm.report.parts import (
     Calibration,
     Comparison,
     Figure,
@@ -90,15 +90,15 @@ def render_report(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "visible": report_text.visible_text,
-        "number": report_text.number,
-        "signed": report_text.signed,
-        "percent": report_text.percent,
-        "flops": report_text.flops,
-        "bounded": report_text.bounded,
-        "trainings": report_text.trainings,
-        "shade": report_text.shade,
-        "ratio_shade": report_text.ratio_shade,
+        "visible": text.visible_text,
+        "number": text.number,
+        "signed": text.signed,
+        "percent": text.percent,
+        "flops": text.flops,
+        "bounded": text.bounded,
+        "trainings": text.trainings,
+        "shade": text.shade,
+        "ratio_shade": text.ratio_shade,
     }
     script = _read(SCRIPT) if report.examples else ""
     return environment.get_template(TEMPLATE).render(
@@ -111,7 +111,7 @@ def render_report(report: Report) -> str:
 
 
 def _read(name: str) -> str:
-    return (files("dsdm.evaluation") / "page" / name).read_text(encoding="utf-8")
+    return (files("dsdm.report") / "page" / name).read_text(encoding="utf-8")
 
 
 def _script_policy(script: str) -> str:

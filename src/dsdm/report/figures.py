@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from dsdm.evaluation.intervals import Interval
-from dsdm.evaluation.report_parts import Figure
-from dsdm.evaluation.report_text import visible_text
+from dsdm.report.parts import Figure
+from dsdm.report.text import visible_text
 
 WIDTH_INCHES = 4.4
 LONGEST_LABEL = 30

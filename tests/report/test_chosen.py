@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dsdm.evaluation.chosen import chosen_overlap, chosen_sources
+from dsdm.report.chosen import chosen_overlap, chosen_sources
 
 RNG = np.random.default_rng(0)
 TOKENS, SOURCES = RNG.integers(1, 50, 60), RNG.integers(0, 6, 60)
