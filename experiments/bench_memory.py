@@ -10,12 +10,11 @@ import argparse
 import json
 import multiprocessing
 import tempfile
-import threading
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from peak_memory import PeakMemory
 from record import figure, write_figures
 
 ROW_TOKENS = 16
@@ -106,7 +105,7 @@ def _score(folder: Path, rows: int) -> None:
     from dsdm.lm.model import load_saved
     from dsdm.pipeline.scores_table import write_scores
 
-    peak = _PeakMemory()
+    peak = PeakMemory()
     examples = load_examples([folder / "examples"], "document")
     (shard,) = examples.shards
     estimated = Estimated(folder / "directions", ["ekfac"], {"target": 1.0})
@@ -116,34 +115,6 @@ def _score(folder: Path, rows: int) -> None:
     )
     write_scores(examples, shard, columns, folder / "scores.parquet")
     (folder / "peak").write_text(str(peak.stop()))
-
-
-class _PeakMemory:
-    """Watches this process's anonymous resident memory."""
-
-    def __init__(self) -> None:
-        self._bytes = 0
-        self._running = True
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """The peak in bytes."""
-        self._running = False
-        self._thread.join()
-        return self._bytes
-
-    def _watch(self) -> None:
-        while self._running:
-            self._bytes = max(self._bytes, _anonymous_bytes())
-            time.sleep(0.02)
-
-
-def _anonymous_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("this benchmark reads /proc/self/status, which this system lacks")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from dsdm.data.examples import Examples, Shard
 from dsdm.errors import ArtifactError
 from dsdm.selection import Scores
+from dsdm.selection.score_files import storage
 
 SCORES = "scores.parquet"
 PROVENANCE = ("candidate", "id", "source", "file", "file_row", "num_tokens")
@@ -151,7 +152,9 @@ def _write_tables(tables: Iterable[pa.Table], path: Path) -> int:
     with contextlib.ExitStack() as stack:
         writer = None
         for table in tables:
-            writer = writer or stack.enter_context(pq.ParquetWriter(path, table.schema))
+            writer = writer or stack.enter_context(
+                pq.ParquetWriter(path, table.schema, **storage(table.schema))
+            )
             writer.write_table(table)
             num_lines += len(table)
     return num_lines

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import Draft
@@ -18,6 +17,8 @@ from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores, merge_scores
 from dsdm.pipeline.work import Work, fingerprints
 from dsdm.selection import Scores, SelectionConfig, select
+from dsdm.selection.score_files import read_scores, write_chosen
+from dsdm.selection.streaming import Chosen, is_plain, select_streaming
 
 SELECTION = "selection.parquet"
 
@@ -109,17 +110,20 @@ def _merge(run: Run, draft: Draft) -> None:
 
 
 def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:
-    scores = run_scores(run, run.experiment.selecting_method)
-    chosen = select(scores, config, is_near_duplicate=refusal(run, config))
     (merged,) = merged_scores_work(run)
-    table = pq.read_table(merged.path / SCORES, columns=list(PROVENANCE)).take(pa.array(chosen))
-    table = table.append_column("score", pa.array(scores.values[chosen]))
-    pq.write_table(table, draft.path / SELECTION)
+    path, method = merged.path / SCORES, run.experiment.selecting_method
+    if is_plain(config):
+        read = read_scores(path, method)
+        chosen = select_streaming(read, config, method=method, refused=run.droppable)
+    else:
+        scores = run_scores(run, method)
+        chosen = Chosen.of(select(scores, config, is_near_duplicate=refusal(run, config)), scores)
+    write_chosen(path, PROVENANCE, method, chosen.is_chosen, draft.path / SELECTION)
     draft.counts.update(
-        candidates=len(chosen),
-        tokens=int(scores.num_tokens[chosen].sum()),
-        pool_candidates=len(scores.values),
-        pool_tokens=int(scores.num_tokens.sum()),
+        candidates=int(chosen.is_chosen.sum()),
+        tokens=chosen.num_tokens,
+        pool_candidates=len(chosen.is_chosen),
+        pool_tokens=chosen.pool_tokens,
     )
 
 

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from dsdm.selection.rules import Limits, SelectionConfig, make_limits
 from dsdm.selection.scores import Scores
+from dsdm.selection.streaming import take_best
 
 CHUNK = 65_536
 
@@ -70,15 +72,16 @@ class _Basket:
         Only as many candidates are sorted as the budget needs: sorting the pool would take most
         of the time.
         """
+        if self._source_rooms is None and self._is_near_duplicate is None:
+            blocks = partial(_blocks, keys, self._costs)
+            self._used += take_best(blocks, limit - self._used, self.chosen)
+            return
         rest = np.flatnonzero(~self.chosen)
         while len(rest := self._fitting(rest, limit - self._used)):
             room = limit - self._used
             count = math.ceil(1.05 * room / max(float(self._costs[rest].mean()), 1.0))
             first, rest = _split(rest, keys, max(count, CHUNK))
-            if self._source_rooms is None and self._is_near_duplicate is None:
-                self._take(_runs(first, self._costs, room))
-            else:
-                self._take(self._one_by_one(first, room))
+            self._take(self._one_by_one(first, room))
 
     def take_enough(self, keys: np.ndarray, source: int, least: int) -> None:
         """Takes from one source, smallest key first, until at least `least` is taken."""
@@ -96,7 +99,7 @@ class _Basket:
     ) -> Iterator[np.ndarray]:
         """Blocks of candidates to take, every rule asked.
 
-        The slow twin of `_runs`: the same answer where there are no caps and no near-duplicates.
+        The slow twin of `take_best`: the same where there are no caps and no near-duplicates.
         """
         used = 0
         for start in range(0, len(order), CHUNK):
@@ -142,20 +145,9 @@ def _split(candidates: np.ndarray, keys: np.ndarray, count: int) -> tuple[np.nda
     return candidates[np.argsort(own, kind="stable")], rest
 
 
-def _runs(order: np.ndarray, costs: np.ndarray, room: int) -> Iterator[np.ndarray]:
-    """Blocks of candidates that the greedy rule takes, a whole run at a time.
-
-    A run ends at the first candidate that no longer fits. All that don't fit in the room left go
-    with it, so the next run starts with one that does.
-    """
-    while len(order):
-        totals = np.cumsum(costs[order])
-        length = int(np.searchsorted(totals, room, side="right"))
-        if length:
-            room -= int(totals[length - 1])
-            yield order[:length]
-        order = order[length:]
-        order = order[costs[order] <= room]
+def _blocks(keys: np.ndarray, costs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(keys), CHUNK):
+        yield keys[start : start + CHUNK], costs[start : start + CHUNK]
 
 
 def _ranking_keys(values: np.ndarray, config: SelectionConfig, bottom: bool) -> np.ndarray:

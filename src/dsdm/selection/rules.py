@@ -75,21 +75,26 @@ def make_limits(scores: Scores, config: SelectionConfig) -> Limits:
     costs = scores.num_tokens if config.candidates is None else np.ones(len(scores.values), int)
     totals = np.zeros(len(scores.source_names), np.int64)
     np.add.at(totals, scores.sources, costs)
-    budget = _budget(scores, config)
+    budget = budget_of(config, len(scores.values), int(scores.num_tokens.sum()))
     return Limits(
         costs=costs,
         budget=budget,
-        ranked=budget - math.floor(_exact(config.random_share) * budget),
+        ranked=ranked_part(config, budget),
         source_rooms=_source_rooms(config, scores.source_names, totals, budget),
         floors=_floors(config, scores.source_names, totals, budget),
     )
 
 
-def _budget(scores: Scores, config: SelectionConfig) -> int:
-    """The budget as a whole number of tokens or candidates."""
-    total, unit = int(scores.num_tokens.sum()), "tokens"
+def budget_of(config: SelectionConfig, num_candidates: int, num_tokens: int) -> int:
+    """The budget for a pool of this size, as a whole number of tokens or candidates.
+
+    Raises:
+        ConfigError: it is below 1.
+        DataError: it is more than the pool has.
+    """
+    total, unit = num_tokens, "tokens"
     if config.candidates is not None:
-        budget, total, unit = Decimal(config.candidates), len(scores.values), "candidates"
+        budget, total, unit = Decimal(config.candidates), num_candidates, "candidates"
     elif config.tokens is not None:
         budget = _exact(config.tokens)
     else:
@@ -102,6 +107,11 @@ def _budget(scores: Scores, config: SelectionConfig) -> int:
             f"{total:,}. Lower the budget or add data."
         )
     return math.floor(budget)
+
+
+def ranked_part(config: SelectionConfig, budget: int) -> int:
+    """The part of the budget that is not filled at random."""
+    return budget - math.floor(_exact(config.random_share) * budget)
 
 
 def _source_rooms(

@@ -38,8 +38,13 @@ class Scores:
         bad = ~np.isfinite(self.values)
         if bad.any():
             first = int(np.argmax(bad))
-            raise NumericalError(
-                f"Method {self.method!r} gave {int(bad.sum()):,} of {len(bad):,} candidates a "
-                f"score that is not a finite number; the first is candidate {first} with "
-                f"{self.values[first]}. Nothing was selected: look at its text and at the scorer."
-            )
+            raise not_finite(self.method, int(bad.sum()), len(bad), first, self.values[first])
+
+
+def not_finite(method: str, bad: int, count: int, first: int, value: float) -> NumericalError:
+    """The error for `bad` of `count` scores that are NaN or infinite, `first` with `value`."""
+    return NumericalError(
+        f"Method {method!r} gave {bad:,} of {count:,} candidates a score that is not a finite "
+        f"number; the first is candidate {first} with {value}. Nothing was selected: look at its "
+        "text and at the scorer."
+    )

@@ -1,0 +1,103 @@
+"""Choosing from a scores file of any size: its columns are read in blocks, never whole."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsdm.errors import ArtifactError
+from dsdm.selection.streaming import Block, Read
+
+ROWS = 1 << 16
+"""Lines that are read at once."""
+REPEATED = ("source", "file")
+"""Columns of text with few values, which are stored and read as codes."""
+
+
+def storage(schema: pa.Schema) -> dict[str, Any]:
+    """Options of `ParquetWriter` for a scores file, which make it small and quick to read.
+
+    Whole numbers and ids are stored as differences from the line before; pyarrow's own choice
+    takes ten times as long to read.
+    """
+    encodings = {}
+    for field in schema:
+        if pa.types.is_integer(field.type):
+            encodings[field.name] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_string(field.type) and field.name not in REPEATED:
+            encodings[field.name] = "DELTA_BYTE_ARRAY"
+    repeated = [name for name in REPEATED if name in schema.names]
+    return {"use_dictionary": repeated or False, "column_encoding": encodings or None}
+
+
+def read_scores(path: Path, method: str) -> Read:
+    """Reads the scores of one method, or of one METHOD.PROXY.TARGET, with the token counts.
+
+    Reading raises ArtifactError where the file is damaged or lacks the column.
+    """
+
+    def blocks() -> Iterator[Block]:
+        columns = [method, "num_tokens"]
+        for batch in _batches(path, columns, None):
+            yield batch[method].to_numpy(), batch["num_tokens"].to_numpy()
+
+    return blocks
+
+
+def write_chosen(
+    path: Path, columns: Sequence[str], method: str, is_chosen: np.ndarray, out: Path
+) -> None:
+    """Writes the chosen lines of a scores file to `out`: `columns` and the method's `score`.
+
+    Raises:
+        ArtifactError: the scores file is damaged or lacks a column.
+    """
+    groups, kept = _groups_with_chosen(path, is_chosen)
+    schema = pq.read_schema(path)
+    fields = [schema.field(name) for name in columns]
+    fields.append(schema.field(method).with_name("score"))
+    first = 0
+    with pq.ParquetWriter(out, pa.schema(fields), **storage(pa.schema(fields))) as writer:
+        for batch in _batches(path, [*columns, method], groups):
+            lines = batch.filter(pa.array(kept[first : first + len(batch)]))
+            first += len(batch)
+            table = pa.Table.from_batches([lines]).rename_columns(writer.schema.names)
+            writer.write_table(table.cast(writer.schema))
+
+
+def _batches(
+    path: Path, columns: Sequence[str], groups: list[int] | None
+) -> Iterator[pa.RecordBatch]:
+    repeated = [name for name in REPEATED if name in columns]
+    try:
+        with pq.ParquetFile(path, read_dictionary=repeated) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise ArtifactError(f"{path}: it has no column {missing[0]!r}.")
+            # The order of the columns is the file's.
+            for batch in _ahead(file.iter_batches(ROWS, groups, list(columns))):
+                yield batch.select(list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path}: scores can't be read ({error}).") from error
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same, the next one read while one is worked on."""
+    with ThreadPoolExecutor(1) as executor:
+        coming = executor.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = executor.submit(next, batches, None)
+            yield batch
+
+
+def _groups_with_chosen(path: Path, is_chosen: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Row groups that hold a chosen line, and `is_chosen` of their lines."""
+    metadata = pq.read_metadata(path)
+    ends = np.cumsum([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)])
+    parts = np.split(is_chosen, ends[:-1])
+    groups = [number for number, part in enumerate(parts) if part.any()]
+    return groups, np.concatenate([parts[number] for number in groups] or [is_chosen[:0]])
