@@ -1,6 +1,7 @@
 """A whole comparison on a tiny pool: what each arm is trained on, and what is measured."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dsdm.artifacts import load_manifest
 from dsdm.experiment import load_experiment
 from dsdm.pipeline import Run, redo, run_experiment, run_status
 from dsdm.pipeline.compare_stages import tuned_rate
+from dsdm.pipeline.summary import summary_lines
 from dsdm.pipeline.training_rows import arm_scores, held_out, training_order
 from dsdm.selection import select
 from tests.data.pools import write_jsonl
@@ -156,3 +158,15 @@ def test_redoing_a_stage_redoes_it_for_every_seed(run: Run, tmp_path: Path) -> N
     redo(experiment, "directions")
     assert not list(copy.glob("**/directions/*/*"))
     assert list(copy.glob("models/random-*"))
+
+
+def test_the_terminal_shows_losses_other_tasks_and_multipliers(run: Run) -> None:
+    text = "\n".join(summary_lines(run))
+    for title in (
+        "Loss on the targets' tune part",
+        "Loss on the targets' report part",
+        "Loss on other tasks",
+        "Compute that random needs for the same loss",
+    ):
+        assert title in text
+    assert re.search(r"^words +dsir-bottom +(>= |<= )?\d", text, re.MULTILINE)

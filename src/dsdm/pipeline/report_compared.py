@@ -1,20 +1,16 @@
 """What the report shows of a run's comparison: losses, compute, transfer, and what arms chose."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from dsdm.artifacts import load_manifest
-from dsdm.errors import ArtifactError
-from dsdm.evaluation.comparison import BASELINE, ComparedLoss, Losses, compare_losses
-from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, is_random, multipliers
+from dsdm.evaluation.comparison import BASELINE, ComparedLoss, Losses
+from dsdm.evaluation.multiplier import ArmMultiplier
 from dsdm.experiment import Experiment
 from dsdm.pipeline.compare_stages import CANDIDATES
-from dsdm.pipeline.costs import compared_costs, training_cost
-from dsdm.pipeline.losses import load_losses
+from dsdm.pipeline.measured import MeasuredPart, measured_parts
 from dsdm.pipeline.report_scores import ScoredPool
 from dsdm.pipeline.run import compare_folder
 from dsdm.pipeline.summary import interval_note
@@ -22,7 +18,7 @@ from dsdm.report.chosen import chosen_overlap, chosen_sources
 from dsdm.report.compute_curves import AT_BUDGET, compute_curves, compute_readings
 from dsdm.report.figures import interval_plot
 from dsdm.report.figures_compute import compute_plot
-from dsdm.report.parts import HELDOUT, ComparedTarget, Comparison, Figure
+from dsdm.report.parts import ComparedTarget, Comparison, Figure
 from dsdm.report.transfer import transfer_matrices
 
 MOST_SOURCES = 20
@@ -30,17 +26,14 @@ MOST_SOURCES = 20
 
 def comparisons(run_folder: Path, experiment: Experiment) -> Iterator[Comparison]:
     """The comparison on each part of the targets that has losses, and on held-out tasks."""
-    compare = experiment.compare
-    if compare is None:
-        return
-    # A run folder may have been moved since.
-    experiment = msgspec.structs.replace(experiment, run=str(run_folder))
     targets = [target.name for target in experiment.targets]
-    evaluated = dict.fromkeys(compare.parts, targets)
-    for part, names in (evaluated | {HELDOUT: [task.name for task in compare.heldout]}).items():
-        losses = load_losses(run_folder, part, compare, names) if names else {}
-        if losses:
-            yield _comparison(part, experiment, losses)
+    for measured in measured_parts(run_folder, experiment):
+        yield Comparison(
+            measured.part,
+            list(_compared_targets(measured)),
+            interval_note(measured.lines),
+            transfer_matrices(measured.lines, targets, _mix_arms(experiment, measured.losses)),
+        )
 
 
 def chosen_parts(run_folder: Path, experiment: Experiment, pool: ScoredPool) -> dict[str, object]:
@@ -72,28 +65,11 @@ def chosen_candidates(run_folder: Path, experiment: Experiment) -> dict[str, np.
     return chosen
 
 
-def _comparison(part: str, experiment: Experiment, losses: Losses) -> Comparison:
-    lines = compare_losses(losses)
-    training, selection = compared_costs(experiment, _priced_arms(experiment, losses))
-    found = _multipliers(losses, training, selection)
-    targets = [target.name for target in experiment.targets]
-    return Comparison(
-        part,
-        list(_compared_targets(part, lines, training, found)),
-        interval_note(lines),
-        transfer_matrices(lines, targets, _mix_arms(experiment, losses)),
-    )
-
-
-def _compared_targets(
-    part: str,
-    lines: Sequence[ComparedLoss],
-    training: Mapping[str, MethodCost],
-    found: Sequence[ArmMultiplier],
-) -> Iterator[ComparedTarget]:
-    flops = {arm: cost.flops for arm, cost in training.items()}
-    for number, name in enumerate(dict.fromkeys(line.target for line in lines)):
-        own = [line for line in lines if line.target == name]
+def _compared_targets(measured: MeasuredPart) -> Iterator[ComparedTarget]:
+    part, found = measured.part, measured.multipliers
+    flops = {arm: cost.flops for arm, cost in measured.training.items()}
+    for number, name in enumerate(dict.fromkeys(line.target for line in measured.lines)):
+        own = [line for line in measured.lines if line.target == name]
         yield ComparedTarget(
             name,
             own,
@@ -124,28 +100,6 @@ def _compute_figure(
         return None
     title = "Loss against training compute"
     return compute_plot(name, title, curves, compute_readings(target, curves, found))
-
-
-def _multipliers(
-    losses: Losses, training: Mapping[str, MethodCost], selection: Mapping[str, MethodCost]
-) -> list[ArmMultiplier]:
-    """Of the arms whose training's cost is known; none where random has a single budget."""
-    priced = {arm: seeds for arm, seeds in losses.items() if arm in training}
-    if sum(map(is_random, priced)) < 2:
-        return []
-    return multipliers(priced, training, selection)
-
-
-def _priced_arms(experiment: Experiment, losses: Losses) -> list[str]:
-    """Arms but those whose models are gone, or were not counted."""
-    assert experiment.compare is not None
-    folder = compare_folder(experiment.folder, experiment.compare)
-    priced = []
-    for arm in losses:
-        with contextlib.suppress(ArtifactError):
-            cost = training_cost(folder, arm)
-            priced += [arm] if cost.flops > 0 and cost.seconds > 0 else []
-    return priced
 
 
 def _mix_arms(experiment: Experiment, losses: Losses) -> dict[str, str]:

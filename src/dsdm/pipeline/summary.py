@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dsdm.artifacts import load_manifest
-from dsdm.evaluation.comparison import BASELINE, ComparedLoss, compare_losses
-from dsdm.pipeline.losses import load_losses
+from dsdm.evaluation.comparison import BASELINE, ComparedLoss
+from dsdm.evaluation.multiplier import ArmMultiplier, trainings_text
+from dsdm.pipeline.measured import measured_parts
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES
+from dsdm.report.parts import HELDOUT
 
 REPORT = "report.html"
 
@@ -15,13 +17,9 @@ REPORT = "report.html"
 def summary_lines(run: Run) -> list[str]:
     """What was selected, where everything is, and what the comparison found."""
     lines = [*_selection_lines(run.folder), *_place_lines(run.folder)]
-    compare = run.experiment.compare
-    if compare is not None:
-        targets = [target.name for target in run.experiment.targets]
-        for part in compare.parts:
-            lines += comparison_lines(
-                compare_losses(load_losses(run.folder, part, compare, targets)), part
-            )
+    for measured in measured_parts(run.folder, run.experiment):
+        lines += comparison_lines(measured.lines, measured.part)
+        lines += multiplier_lines(measured.multipliers)
     return lines
 
 
@@ -30,14 +28,19 @@ def comparison_lines(compared: Sequence[ComparedLoss], part: str) -> list[str]:
     if not compared:
         return []
     header = ["target", "arm", "seeds", "nats", f"- {BASELINE}", "95% interval"]
-    rows = [header, *(_cells(line) for line in compared)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    title = f"Loss on the targets' {part} part, in nats per target token (lower is better):"
+    table = _table([header, *(_cells(line) for line in compared)])
+    what = "other tasks" if part == HELDOUT else f"the targets' {part} part"
+    title = f"Loss on {what}, in nats per target token (lower is better):"
     return ["", title, *table, *_notes(compared)]
+
+
+def multiplier_lines(found: Sequence[ArmMultiplier]) -> list[str]:
+    """How much more compute random needs; nothing where its curve was not measured."""
+    if not found:
+        return []
+    header = ["target", "arm", "gross", "95% interval", "net, FLOPs", "net, seconds", "pays after"]
+    title = f"Compute that {BASELINE} needs for the same loss, over the arm's own:"
+    return ["", title, *_table([header, *map(_multiplier_cells, found)])]
 
 
 def interval_note(compared: Sequence[ComparedLoss]) -> str:
@@ -73,6 +76,29 @@ def _place_lines(folder: Path) -> Iterator[str]:
         yield f"scores    {folder / 'scores' / 'all' / SCORES}"
     report = folder / REPORT
     yield f"report    {report}" if report.exists() else f"report    dsdm report {folder}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _multiplier_cells(line: ArmMultiplier) -> list[str]:
+    gross, nets = line.gross, (line.net_flops, line.net_seconds)
+    has_interval = gross.low is not None and gross.high is not None
+    interval = f"{gross.low.text()} to {gross.high.text()}" if has_interval else ""  # type: ignore[union-attr]
+    trainings = trainings_text(nets[0].trainings.value) if nets[0] else ""
+    return [
+        line.target,
+        line.arm,
+        gross.value.text(),
+        interval,
+        *(net.multiplier.value.text() if net else "" for net in nets),
+        trainings,
+    ]
 
 
 def _cells(line: ComparedLoss) -> list[str]:

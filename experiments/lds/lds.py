@@ -1,0 +1,208 @@
+"""How well each estimator predicts retraining: the table of LDS and cost, and its figures.
+
+    python experiments/lds/lds.py [SETUP.yaml] [--subsets N] [--workers N] [--scores NAME=FILE]
+
+Everything is made through dsdm's stages and kept in the run's folder, so the same command goes on
+after an interruption, and another estimator is judged by the same bank in seconds. NAME=FILE is an
+estimator from outside: a Parquet or CSV file with the columns that `dsdm.trust.score_files` names,
+for the candidates in RUN/lds/bank/candidates.parquet.
+
+SETUP.yaml is an experiment with four proxies and `scores.per_target`, and SETUP_bank.json beside it
+says what is retrained (`dsdm.trust.lds_config`).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from record import RESULTS, figure, write_figures
+
+from dsdm.config import load_config
+from dsdm.datamodel.config import DirectionsConfig
+from dsdm.evaluation.comparison import ALL_TARGETS
+from dsdm.evaluation.intervals import Interval
+from dsdm.evaluation.multiplier import MethodCost
+from dsdm.experiment import ProxiesConfig, load_experiment
+from dsdm.pipeline import Run, run_experiment
+from dsdm.pipeline.bank_scores import (
+    Rival,
+    alone_work,
+    cosine_work,
+    proxy_trainings,
+    rival_scores,
+)
+from dsdm.pipeline.bank_stages import make_bank
+from dsdm.pipeline.workers import Maker, workers
+from dsdm.trust.bank import Bank
+from dsdm.trust.lds import CEILING, RANDOM, Board, lds_board, random_board
+from dsdm.trust.lds_config import LdsConfig
+from dsdm.trust.score_files import read_scores
+
+BASELINES = ("bm25", "dsir")
+RIVALS = {
+    "default": Rival(DirectionsConfig().estimators[0], ProxiesConfig().count),
+    "ekfac1": Rival("ekfac", 1),
+    "ekfac": Rival("ekfac", 4),
+    "trak1": Rival("trak", 1),
+    "trak4": Rival("trak", 4),
+    "gradient": Rival("gradient", 4),
+    "cosine": Rival("cosine", 4),
+    **{name: Rival(name) for name in BASELINES},
+}
+PAIRS = (
+    ("default", "bm25"),
+    ("default", "gradient"),
+    ("default", "trak4"),
+    ("ekfac", "trak4"),
+)
+KINDS = {"half": ("random halves", ""), "skewed": ("source-skewed subsets", ".skewed")}
+"""What each kind is called in the table, and behind a figure's name."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Makes what is missing, prints the table and writes `lds.SETUP.*` figures."""
+    options = _options(arguments)
+    experiment, config = load_experiment(options.setup), _bank_config(options)
+    run = run_experiment(experiment, until="scores", workers=options.workers, announce=_announce)
+    _make_scores(run, options.workers)
+    bank = make_bank(run, config, workers=options.workers, announce=_announce)
+    scores = {name: rival_scores(run, one, bank.num_candidates) for name, one in RIVALS.items()}
+    for name, file in options.scores:
+        scores[name] = read_scores(file, list(bank.losses), bank.num_candidates)
+    boards = lds_board(bank, scores), random_board(bank)
+    board = Board({**boards[0].samples, **boards[1].samples})
+    costs = {name: proxy_trainings(run, rival) for name, rival in RIVALS.items()} | {
+        RANDOM: MethodCost()
+    }
+    table = "\n".join(_table(bank, board, costs))
+    (run.folder / "lds" / "table.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
+    if not options.no_figures:
+        _write(options.setup.stem, bank, board, costs)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    default = Path(__file__).with_name("scratch.yaml")
+    parser.add_argument("setup", type=Path, nargs="?", default=default)
+    parser.add_argument("--subsets", type=int, metavar="N", help="subsets of each kind")
+    parser.add_argument("--workers", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--scores",
+        type=_named_file,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="an estimator from outside; may be given again",
+    )
+    parser.add_argument("--no-figures", action="store_true", help="print the table alone")
+    return parser.parse_args(arguments)
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not name or not equals or name in (*RIVALS, RANDOM, CEILING):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=FILE with a new name")
+    return name, Path(file)
+
+
+def _bank_config(options: argparse.Namespace) -> LdsConfig:
+    path = options.setup.with_name(f"{options.setup.stem}_bank.json")
+    config = load_config(path, LdsConfig)
+    if options.subsets is None:
+        return config
+    return msgspec.structs.replace(config, halves=options.subsets, skewed=options.subsets)
+
+
+def _announce(stage: str, made: int, total: int) -> None:
+    if total:
+        print(f"{stage:12} {made} made, {total - made} already done", file=sys.stderr, flush=True)
+
+
+def _make_scores(run: Run, count: int) -> None:
+    """What a run does not score by itself: cosines, and baselines for each target alone."""
+    makers: list[Maker] = [cosine_work, partial(alone_work, names=BASELINES)]
+    with workers(run.experiment, count) as perform:
+        for maker in makers:
+            perform(maker, list(maker(run)))
+
+
+def _table(bank: Bank, board: Board, costs: Mapping[str, MethodCost]) -> Iterator[str]:
+    """One table of Markdown for each kind of subset."""
+    titles = ["estimator", *board.targets, "of the ceiling", "cost, seconds", "cost, FLOPs"]
+    for kind in board.kinds:
+        yield f"LDS on {bank.kinds.count(kind)} {KINDS[kind][0]}, {_seeds(bank)} seeds each"
+        yield ""
+        yield "| " + " | ".join(titles) + " |"
+        yield "|---" + "|---:" * (len(titles) - 1) + "|"
+        for name in board.estimators:
+            cells = [_cell(board.interval(name, kind, target)) for target in board.targets]
+            cells += [_share(board, name, kind), *_costs(costs.get(name))]
+            yield f"| {name} | " + " | ".join(cells) + " |"
+        yield ""
+        for first, second in PAIRS:
+            yield f"- {first} - {second}: {_cell(board.difference(first, second, kind))}"
+        yield ""
+    yield f"Intervals: 95%, bootstrap over subsets; {RANDOM}: where 95% of random scorings are."
+    yield "Costs are in trainings of one proxy."
+
+
+def _cell(interval: Interval) -> str:
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _share(board: Board, name: str, kind: str) -> str:
+    """The mean of targets as a share of the noise ceiling, where there is one above 0."""
+    if CEILING not in board.estimators:
+        return ""
+    ceiling = board.interval(CEILING, kind).mean
+    return f"{board.interval(name, kind).mean / ceiling:.2f}" if ceiling > 0 else ""
+
+
+def _costs(cost: MethodCost | None) -> list[str]:
+    return ["", ""] if cost is None else [f"{cost.seconds:.2f}", f"{cost.flops:.2f}"]
+
+
+def _seeds(bank: Bank) -> int:
+    return int(next(iter(bank.losses.values())).shape[1])
+
+
+def _write(setup: str, bank: Bank, board: Board, costs: Mapping[str, MethodCost]) -> None:
+    """Replaces the figures of this setup, and keeps those of others."""
+    path, prefix = RESULTS / "lds.json", f"lds.{setup}."
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    kept = [row for row in old if not row["name"].startswith(prefix)]
+    write_figures("lds", [*kept, *_figures(prefix, bank, board, costs)])
+
+
+def _figures(
+    prefix: str, bank: Bank, board: Board, costs: Mapping[str, MethodCost]
+) -> Iterator[dict[str, Any]]:
+    """Means of targets; the table has each target."""
+    for kind in board.kinds:
+        suffix = KINDS[kind][1]
+        unit = f"rank correlation, {bank.kinds.count(kind)} subsets, {_seeds(bank)} seeds"
+        for name in board.estimators:
+            label = name.replace(CEILING, "ceiling")
+            yield _figure(f"{prefix}{label}{suffix}", board.interval(name, kind), unit)
+        for first, second in PAIRS:
+            found = board.difference(first, second, kind, ALL_TARGETS)
+            yield _figure(f"{prefix}{first}_minus_{second}{suffix}", found, unit)
+    for name, cost in costs.items():
+        unit = f"trainings of one proxy, by seconds; {cost.flops:.2f} by FLOPs"
+        yield figure(f"{prefix}{name}.cost", cost.seconds, unit)
+
+
+def _figure(name: str, found: Interval, unit: str) -> dict[str, Any]:
+    return figure(name, found.mean, unit, found.low, found.high)
+
+
+if __name__ == "__main__":
+    main()

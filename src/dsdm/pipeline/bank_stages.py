@@ -1,0 +1,192 @@
+"""The stage that retrains models on random subsets of the pool: the truth that LDS compares with.
+
+Each retrained model is an artifact of its own, so a killed bank goes on where it was, and a bank
+with more subsets keeps what a smaller one has made. Its weights are not kept.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsdm.artifacts import Draft
+from dsdm.lm.config import training_content
+from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
+from dsdm.pipeline.losses import part_losses
+from dsdm.pipeline.model_stages import derived_seed, train_model, usable_rows
+from dsdm.pipeline.run import Run
+from dsdm.pipeline.work import Work, fingerprints
+from dsdm.pipeline.workers import workers as start_workers
+from dsdm.trust.bank import CANDIDATES, LOSSES, Bank, load_bank, write_bank
+from dsdm.trust.lds_config import LdsConfig
+from dsdm.trust.subsets import draw_subset, inclusion_matrix, source_weights
+
+STAGE = "lds"
+SUBSET = "subset.npy"
+KINDS = ("half", "skewed")
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """One of the bank's subsets."""
+
+    kind: str
+    number: int
+
+    def model(self, seed: int) -> str:
+        """Folder name of the model that one seed trains on it."""
+        return f"{self.kind}-{self.number:03d}-{seed}"
+
+
+def bank_folder(run: Run) -> Path:
+    """Where the finished bank of a run is."""
+    return run.folder / STAGE / "bank"
+
+
+def retrained_work(run: Run, config: LdsConfig) -> Iterator[Work]:
+    """One training for each subset and seed, kinds in turn, so that a part of a bank is balanced.
+
+    Which candidates are in a subset depends on the run's seed, the subset's number and how it is
+    drawn, and on nothing else of the bank.
+    """
+    inputs = _inputs(run)
+    for subset in _subsets(config):
+        for seed in range(config.seeds):
+            content = {
+                "kind": subset.kind,
+                "number": subset.number,
+                "share": config.share,
+                "skew": config.skew if subset.kind == "skewed" else None,
+                "epochs": config.epochs,
+                "model": run.experiment.model,
+                "train": training_content(config.train),
+                "seed": [run.experiment.seed, seed],
+            }
+            path = run.folder / STAGE / "models" / subset.model(seed)
+            yield Work(STAGE, path, content, inputs, partial(_retrain, run, config, subset, seed))
+
+
+def bank_work(run: Run, config: LdsConfig) -> Iterator[Work]:
+    """All retrained models' losses in one folder, for any estimator to be judged by."""
+    inputs = fingerprints(list(retrained_work(run, config)))
+    make = partial(_assemble, run, config)
+    yield Work(STAGE, bank_folder(run), {}, inputs, make, follows_inputs=True)
+
+
+def make_bank(
+    run: Run,
+    config: LdsConfig,
+    *,
+    workers: int = 1,
+    announce: Callable[[str, int, int], None] = lambda stage, made, total: None,
+) -> Bank:
+    """The bank of a run, after whatever is missing of it has been made.
+
+    Args:
+        run: Its tokenizer, examples and targets are finished.
+        config: What to retrain.
+        workers: Processes that train beside each other.
+        announce: Called at the end with the stage's name, the models trained now, and all of them.
+
+    Raises:
+        DsdmError: as training does; what was finished is kept.
+    """
+    with start_workers(run.experiment, workers) as perform:
+        trainings = partial(retrained_work, config=config)
+        works = list(trainings(run))
+        announce(STAGE, perform(trainings, works), len(works))
+        assembling = partial(bank_work, config=config)
+        perform(assembling, list(assembling(run)))
+    return load_bank(bank_folder(run))
+
+
+def _subsets(config: LdsConfig) -> Iterator[_Subset]:
+    counts = {"half": config.halves, "skewed": config.skewed}
+    for number in range(max(counts.values())):
+        yield from (_Subset(kind, number) for kind in KINDS if number < counts[kind])
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    """What every training reads: later files of the pool are not drawn from, as with proxies."""
+    shards = zip(run.shards, examples_work(run), strict=True)
+    read = [*tokenizer_work(run), *(work for shard, work in shards if shard.is_first)]
+    read += targets_work(run)
+    if run.experiment.drop_overlap:
+        read += overlap_work(run)
+    return fingerprints(read)
+
+
+def _draw(run: Run, config: LdsConfig, subset: _Subset) -> np.ndarray:
+    """The sorted candidates of a subset."""
+    seed = partial(derived_seed, run.experiment.seed, STAGE, subset.kind, subset.number)
+    candidates, sources = _first_candidates(run)
+    weights = np.zeros(len(candidates))
+    weights[np.unique(run.examples.candidate_of_row[usable_rows(run)])] = 1.0
+    if subset.kind == "skewed":
+        weights *= source_weights(sources, config.skew, seed("sources"))
+    tokens = candidates["num_tokens"].to_numpy().astype(np.int64)
+    return draw_subset(tokens, weights, config.share, seed("candidates"))
+
+
+def _retrain(run: Run, config: LdsConfig, subset: _Subset, seed: int, draft: Draft) -> None:
+    from dsdm.lm.train import epoch_order
+
+    candidates = _draw(run, config, subset)
+    np.save(draft.path / SUBSET, candidates)
+    rows = np.flatnonzero(np.isin(run.examples.candidate_of_row, candidates))
+    # The same initial weights for all subsets of a seed: what they add is noise, and the ceiling
+    # is of what seeds have in common.
+    seed = derived_seed(run.experiment.seed, STAGE, "model", seed)
+    order = epoch_order(rows, config.epochs, seed)
+    train_model(run, run.experiment.model, config.train, order, seed, draft)
+    losses = part_losses(run, "tune", draft.path)
+    (draft.path / LOSSES).mkdir()
+    for target, values in losses.items():
+        np.save(draft.path / LOSSES / f"{target}.npy", values)
+    # Not `loss`, which is the training's.
+    draft.counts["losses"] = {target: float(values.mean()) for target, values in losses.items()}
+    for weights in draft.path.glob("*.safetensors"):
+        weights.unlink()
+
+
+def _assemble(run: Run, config: LdsConfig, draft: Draft) -> None:
+    candidates, _ = _first_candidates(run)
+    models = run.folder / STAGE / "models"
+    subsets = list(_subsets(config))
+    bank = Bank(
+        inclusion=inclusion_matrix(
+            [np.load(models / subset.model(0) / SUBSET) for subset in subsets], len(candidates)
+        ),
+        kinds=tuple(subset.kind for subset in subsets),
+        tokens=candidates["num_tokens"].to_numpy().astype(np.int64),
+        losses={
+            target.name: np.stack([_losses(run, config, one, target.name) for one in subsets])
+            for target in run.experiment.targets
+        },
+    )
+    write_bank(bank, draft.path)
+    texts = [run.examples.text_of(i, run.tokenizer) for i in range(len(candidates))]
+    pq.write_table(candidates.append_column("text", pa.array(texts)), draft.path / CANDIDATES)
+    draft.counts.update(subsets=len(subsets), seeds=config.seeds, candidates=len(candidates))
+
+
+def _losses(run: Run, config: LdsConfig, subset: _Subset, target: str) -> np.ndarray:
+    """Of the models trained on one subset, shape (seeds, examples)."""
+    folders = [run.folder / STAGE / "models" / subset.model(i) for i in range(config.seeds)]
+    return np.stack([np.load(folder / LOSSES / f"{target}.npy") for folder in folders])
+
+
+def _first_candidates(run: Run) -> tuple[pa.Table, np.ndarray]:
+    """The table of the candidates of the pool's first files, and the number of each one's source.
+
+    Sources are numbered by name.
+    """
+    pairs = zip(run.shards, run.examples.shards, strict=True)
+    tables = [run.examples.candidates_table(shard) for pool, shard in pairs if pool.is_first]
+    table = pa.concat_tables(tables)
+    _, sources = np.unique(np.array(table["source"].to_pylist()), return_inverse=True)
+    return table, sources

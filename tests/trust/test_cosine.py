@@ -1,0 +1,59 @@
+"""Cosines and gradient norms against a loop of autograd."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.gradients import linear_layers
+from dsdm.trust.cosine import cosine_scores, gradient_norms
+from tests.conftest import ListRows, random_rows
+from tests.oracles import example_gradient
+
+CONFIG = ScoresConfig(precision="float32", batch_tokens=24)
+
+
+def flat_gradient(model: PreTrainedModel, row) -> tuple[list[str], torch.Tensor]:
+    names = [n for layer in linear_layers(model) for n in layer.parameter_names]
+    gradient = example_gradient(model, row, "loglik", names)
+    return names, torch.cat([gradient[name].flatten() for name in names])
+
+
+@pytest.mark.parametrize("longest", [5, 16])
+def test_norms_are_those_of_the_whole_gradient(model: PreTrainedModel, longest: int) -> None:
+    # Rows of 16 tokens form the gradient in narrow layers, shorter ones do not.
+    rows = random_rows(6, longest)
+    expected = [float(flat_gradient(model, row)[1].norm()) for row in rows.rows]
+    np.testing.assert_allclose(gradient_norms(model, rows, "loglik", CONFIG), expected, rtol=1e-9)
+
+
+def test_cosines_are_those_of_the_whole_gradient(model: PreTrainedModel) -> None:
+    rows = random_rows(5)
+    named = dict(model.named_parameters())
+    names = flat_gradient(model, rows.rows[0])[0]
+    generator = torch.Generator().manual_seed(0)
+    directions = [
+        Direction(
+            {n: torch.randn(named[n].shape, generator=generator).double() for n in names},
+            "gradient",
+            target,
+            "p",
+        )
+        for target in ("one", "two")
+    ]
+    found = cosine_scores(model, directions, rows, "loglik", CONFIG)
+    for k, direction in enumerate(directions):
+        u = torch.cat([direction.tensors[name].flatten() for name in names])
+        for i, row in enumerate(rows.rows):
+            g = flat_gradient(model, row)[1]
+            assert found[i, k] == pytest.approx(float(u @ g / (u.norm() * g.norm())), rel=1e-8)
+
+
+def test_a_rows_own_gradient_has_cosine_one(model: PreTrainedModel) -> None:
+    (row,) = random_rows(1).rows
+    names, _ = flat_gradient(model, row)
+    own = Direction(example_gradient(model, row, "loglik", names), "gradient", "own", "p")
+    found = cosine_scores(model, [own.scaled(3.0)], ListRows([row]), "loglik", CONFIG)
+    assert found[0, 0] == pytest.approx(1.0)

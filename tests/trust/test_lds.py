@@ -1,0 +1,216 @@
+"""Linear datamodeling scores against scipy, on simulated data, and on worlds with a known truth."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dsdm.errors import ArtifactError
+from dsdm.evaluation.comparison import ALL_TARGETS
+from dsdm.trust.bank import Bank, load_bank, write_bank
+from dsdm.trust.lds import (
+    CEILING,
+    RANDOM,
+    lds_board,
+    noise_ceiling,
+    predicted_utilities,
+    random_board,
+    resample_counts,
+    resampled_rank_correlations,
+)
+
+NUM_CANDIDATES, NUM_SUBSETS = 60, 80
+
+
+def simulated_bank(noise: float, seeds: int = 2, seed: int = 0) -> tuple[Bank, dict]:
+    """Losses that fall with the true utilities of what was trained on; and those utilities."""
+    rng = np.random.default_rng(seed)
+    halves = np.stack([rng.permutation(NUM_CANDIDATES) < NUM_CANDIDATES // 2 for _ in range(80)])
+    truth = {name: rng.normal(size=NUM_CANDIDATES) for name in ("first", "second")}
+    losses = {}
+    for name, utilities in truth.items():
+        signal = halves @ utilities
+        signal = (signal - signal.mean()) / signal.std()
+        by_seed = 5 - signal[:, None] + noise * rng.normal(size=(NUM_SUBSETS, seeds))
+        # Examples differ by what has nothing to do with the subset.
+        losses[name] = by_seed[:, :, None] + rng.normal(size=7)
+    kinds = ("half",) * 40 + ("skewed",) * 40
+    return Bank(halves, kinds, np.full(NUM_CANDIDATES, 9), losses), truth
+
+
+def random_scores(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=NUM_CANDIDATES) for name in ("first", "second")}
+
+
+def literal_ranks(values) -> list[float]:
+    """One more than the smaller ones, and half the other equal ones."""
+    return [
+        1
+        + sum(other < value for other in values)
+        + (sum(other == value for other in values) - 1) / 2
+        for value in values
+    ]
+
+
+def literal_spearman(first, second) -> float:
+    return np.corrcoef(literal_ranks(first), literal_ranks(second))[0, 1]
+
+
+def literal_lds(bank: Bank, kind: str, scores, target: str, drawn) -> float:
+    """Subset by subset, for those drawn from one kind."""
+    of_kind = [i for i, found in enumerate(bank.kinds) if found == kind]
+    predicted, actual = [], []
+    for i in (of_kind[j] for j in drawn):
+        included = [k for k in range(bank.num_candidates) if bank.inclusion[i, k]]
+        predicted.append(sum(scores[target][k] for k in included))
+        actual.append(-np.mean([seed.mean() for seed in bank.losses[target][i]]))
+    # Sums in another order must not part what is equal.
+    return literal_spearman(np.round(predicted, 9), actual)
+
+
+@pytest.mark.parametrize("levels", [1000, 4])
+def test_resampled_correlations_are_spearmans_of_the_resample(levels):
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(levels, size=(2, 12)).astype(np.float64)
+    counts = resample_counts(12, 30, seed=1)
+    assert (counts.sum(axis=1) == 12).all()
+    found = resampled_rank_correlations(first, second, counts)
+    for value, count in zip(found, counts, strict=True):
+        x, y = np.repeat(first, count), np.repeat(second, count)
+        assert value == pytest.approx(literal_spearman(x, y))
+        assert value == pytest.approx(stats.spearmanr(x, y).statistic)
+
+
+def test_the_first_sample_is_the_data_itself():
+    assert resample_counts(5, 3, seed=0)[0].tolist() == [1] * 5
+
+
+def test_what_is_constant_predicts_nothing():
+    counts = resample_counts(6, 5, seed=0)
+    assert not resampled_rank_correlations(np.ones(6), np.arange(6.0), counts).any()
+
+
+def test_the_board_is_the_definition_resample_by_resample():
+    bank, truth = simulated_bank(1.0)
+    board = lds_board(bank, {"true": truth, "noise": random_scores(5)}, seed=3, replicates=6)
+    counts = resample_counts(40, 6, seed=3)
+    for kind, target in itertools.product(("half", "skewed"), ("first", "second")):
+        drawn = [np.repeat(np.arange(40), count) for count in counts]
+        expected = [literal_lds(bank, kind, truth, target, one) for one in drawn]
+        assert board.samples["true", kind, target] == pytest.approx(expected)
+    mean = np.mean([board.samples["true", "half", t] for t in ("first", "second")], axis=0)
+    assert board.samples["true", "half", ALL_TARGETS] == pytest.approx(mean)
+
+
+def test_intervals_are_percentiles_of_the_resamples():
+    bank, truth = simulated_bank(1.0)
+    board = lds_board(bank, {"true": truth, "noise": random_scores(5)}, replicates=200)
+    true, noise = (board.samples[name, "half", "first"] for name in ("true", "noise"))
+    found = board.interval("true", "half", "first")
+    assert found.mean == true[0]
+    assert (found.low, found.high) == tuple(np.quantile(true[1:], [0.025, 0.975]))
+    paired = board.difference("true", "noise", "half", "first")
+    assert paired.mean == pytest.approx(true[0] - noise[0])
+    expected = np.quantile(true[1:] - noise[1:], [0.025, 0.975])
+    assert (paired.low, paired.high) == pytest.approx(tuple(expected))
+
+
+def test_estimators_that_agree_differ_by_less_than_each_is_uncertain():
+    bank, truth = simulated_bank(1.0)
+    rng = np.random.default_rng(9)
+    nearly = {name: values + 0.05 * rng.normal(size=60) for name, values in truth.items()}
+    board = lds_board(bank, {"true": truth, "nearly": nearly}, replicates=500)
+    alone, paired = board.interval("true", "half"), board.difference("true", "nearly", "half")
+    assert paired.high - paired.low < (alone.high - alone.low) / 3
+
+
+def test_the_true_datamodel_is_at_the_ceiling_and_random_scores_at_zero():
+    bank, truth = simulated_bank(0.7)
+    board, random = lds_board(bank, {"true": truth}, replicates=500), random_board(bank, draws=300)
+    for kind in board.kinds:
+        ceiling, true = board.interval(CEILING, kind), board.interval("true", kind)
+        assert true.mean == pytest.approx(ceiling.mean, abs=0.06)
+        null = random.interval(RANDOM, kind)
+        assert null.mean == pytest.approx(0, abs=0.04)
+        assert null.low < -0.1
+        assert 0.1 < null.high < 0.6
+        assert true.mean > 0.75
+    assert board.estimators == ("true", CEILING)
+    assert board.targets == ("first", "second", ALL_TARGETS)
+
+
+def test_the_range_of_random_scores_is_that_of_their_lds():
+    bank, _ = simulated_bank(0.7)
+    scores = np.random.default_rng(4).random((20, NUM_CANDIDATES))
+    board = random_board(bank, draws=20, seed=4)
+    expected = [
+        literal_lds(bank, "half", {"first": values}, "first", range(40)) for values in scores
+    ]
+    assert board.samples[RANDOM, "half", "first"][1:] == pytest.approx(expected)
+    assert board.interval(RANDOM, "half", "first").mean == pytest.approx(np.mean(expected))
+
+
+def test_scores_of_the_wrong_sign_are_below_zero():
+    bank, truth = simulated_bank(0.5)
+    negated = {name: -values for name, values in truth.items()}
+    board = lds_board(bank, {"negated": negated}, replicates=50)
+    assert board.interval("negated", "half").high < -0.5
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3])
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_the_ceiling_is_what_the_true_expectation_reaches(noise, num_seeds):
+    rng = np.random.default_rng(int(10 * noise) + num_seeds)
+    truth = rng.normal(size=20_000)
+    seeds = truth + noise * rng.normal(size=(num_seeds, 20_000))
+    pairs = itertools.combinations(seeds, 2)
+    # Exact for Pearson's correlation, near for Spearman's.
+    for correlation, tolerance in ((stats.pearsonr, 0.015), (stats.spearmanr, 0.025)):
+        pairs = [correlation(x, y).statistic for x, y in itertools.combinations(seeds, 2)]
+        ceiling = noise_ceiling(np.array([np.mean(pairs)]), num_seeds)[0]
+        reached = correlation(truth, seeds.mean(axis=0)).statistic
+        assert ceiling == pytest.approx(reached, abs=tolerance)
+
+
+def test_the_ceiling_by_hand():
+    assert noise_ceiling(np.array([0.5]), 2) == pytest.approx(np.sqrt(2 / 3))
+    assert noise_ceiling(np.array([1.0, 0.0, -0.4]), 2).tolist() == [1, 0, 0]
+
+
+def test_one_seed_has_no_ceiling():
+    bank, truth = simulated_bank(0.5, seeds=1)
+    assert lds_board(bank, {"true": truth}, replicates=5).estimators == ("true",)
+
+
+def test_longer_candidates_count_for_more():
+    losses = {"first": np.ones((2, 1, 1))}
+    inclusion = np.array([[True, False, True], [False, True, False]])
+    bank = Bank(inclusion, ("half", "half"), np.array([1, 2, 3]), losses)
+    assert predicted_utilities(bank, np.array([5.0, 6.0, 7.0])).tolist() == [13, 6]
+
+
+def test_scores_must_be_whole():
+    bank, truth = simulated_bank(0.5)
+    with pytest.raises(ValueError, match="ours: no scores for the target 'second'"):
+        lds_board(bank, {"ours": {"first": truth["first"]}})
+    with pytest.raises(ValueError, match="ours: 59 scores for 60 candidates"):
+        lds_board(bank, {"ours": {name: values[1:] for name, values in truth.items()}})
+
+
+def test_a_bank_is_read_as_it_was_written(tmp_path):
+    bank, truth = simulated_bank(0.5)
+    write_bank(bank, tmp_path)
+    again = load_bank(tmp_path)
+    assert again.kinds == bank.kinds
+    assert np.array_equal(again.inclusion, bank.inclusion)
+    board, other = (lds_board(one, {"true": truth}, replicates=5) for one in (bank, again))
+    assert np.array_equal(
+        board.samples["true", "half", ALL_TARGETS], other.samples["true", "half", ALL_TARGETS]
+    )
+
+
+def test_a_folder_without_a_bank_is_said(tmp_path):
+    with pytest.raises(ArtifactError, match="holds no bank of retrained models"):
+        load_bank(tmp_path)
