@@ -75,7 +75,7 @@ def pack(
     done: list[Path] = []
     for i, file in enumerate(list_pool_files(pool)):
         path = folder / f"{i:05d}"
-        with writing(path, config=config, inputs={"file": file.fingerprint}) as draft:
+        with writing(path, config=config, inputs={"file": file.url}) as draft:
             pack_file(file, pool, config, tokenizer, done, draft)
         done.append(path)
     return done
