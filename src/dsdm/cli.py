@@ -1,4 +1,4 @@
-"""The command line: `dsdm run`, `compare`, `status`, `select`, `report`, `new`."""
+"""The command line: `dsdm run`, `compare`, `check`, `status`, `select`, `report`, `new`."""
 
 import argparse
 import logging
@@ -70,6 +70,18 @@ def _compare(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> No
     _run(parsed, overrides)
 
 
+def _check(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from dsdm.experiment import load_experiment
+    from dsdm.pipeline.check import run_check
+    from dsdm.trust.lines import check_lines
+
+    experiment = load_experiment(parsed.file, overrides)
+    _quiet_libraries()
+    check = run_check(experiment, experiment.check, workers=parsed.workers, announce=_announce)
+    for line in check_lines(check):
+        print(line)
+
+
 def _quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
@@ -88,7 +100,12 @@ def _status(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> Non
     experiment = load_experiment(parsed.file, overrides)
     for status in run_status(experiment):
         name = status.work.path.relative_to(experiment.folder)
-        print(f"{status.state:8} {name}  {'; '.join(status.changes)}".rstrip())
+        print(f"{status.state:8} {name}  {_in_short(status.changes)}".rstrip())
+
+
+def _in_short(changes: Sequence[str]) -> str:
+    more = f"; {len(changes) - 4} more" if len(changes) > 4 else ""
+    return "; ".join(changes[:4]) + more
 
 
 def _select(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
@@ -147,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, compare):
         _add_run_arguments(command)
 
+    check = commands.add_parser("check", help="say whether the scores can be trusted, and why")
+    check.add_argument("file", type=Path, help="experiment, a YAML file")
+    _add_workers(check)
+    check.set_defaults(function=_check, takes_overrides=True)
+
     status = commands.add_parser("status", help="say what is done, missing or stale, and why")
     status.add_argument("file", type=Path, help="experiment, a YAML file")
     status.set_defaults(function=_status, takes_overrides=True)
@@ -172,11 +194,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_arguments(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
+    _add_workers(command)
     add("file", type=Path, help="experiment, a YAML file")
     add("--until", metavar="STAGE", help="stop after this stage")
-    add("--workers", type=_positive, default=1, metavar="N", help="processes side by side")
     add("--redo", metavar="STAGE", help="delete what a stage has made, and make it")
     add("--dry-run", action="store_true", help="say what it will cost, do nothing")
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=_positive, default=1, metavar="N", help="processes side by side"
+    )
 
 
 def _positive(text: str) -> int:

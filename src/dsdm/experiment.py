@@ -17,6 +17,7 @@ from dsdm.errors import ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
+from dsdm.trust.config import CheckConfig
 
 
 class ProxiesConfig(Config):
@@ -56,6 +57,8 @@ class Experiment(Config):
     """Settings of the methods to compare with."""
     compare: CompareConfig | None = None
     """Train and evaluate models on the selection and on controls; None: don't."""
+    check: CheckConfig = CheckConfig()
+    """What `dsdm check` measures before it says whether to trust the scores."""
     seed: int = 0
     """Draws the proxies' subsets and initial weights."""
     device: str = "auto"

@@ -15,6 +15,7 @@ from dsdm.datamodel.estimators import Problem, estimate_gradient, estimate_trak
 from dsdm.datamodel.estimators.trak import make_projection, project
 from dsdm.datamodel.gradients import Layer, factors_of, linear_layers
 from dsdm.datamodel.scoring import score_backward
+from dsdm.errors import NumericalError
 from dsdm.lm.config import Output
 from tests.conftest import random_rows, tiny_model
 from tests.oracles import assert_same, layer_gradients, loop_gradient, textbook_trak
@@ -121,6 +122,13 @@ def test_factored_projection_is_the_explicit_one(model: PreTrainedModel) -> None
 
 def bare_layer(name: str = "layer.weight", d_out: int = 6, d_in: int = 9) -> Layer:
     return Layer(name, None, (nn.Linear(d_in, d_out),), d_in, d_out, transposed=False)
+
+
+def test_too_few_rows_without_damping_are_an_error_that_says_what_to_do() -> None:
+    model = tiny_model()
+    problem = Problem(model, linear_layers(model), {"t": random_rows(2)}, random_rows(2))
+    with pytest.raises(NumericalError, match="more damping"):
+        estimate_trak(problem, DirectionsConfig(projection=4, damping=0.0, curvature_rows=2))
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -18,6 +18,7 @@ from torch import Tensor
 from dsdm.datamodel.config import DirectionsConfig
 from dsdm.datamodel.estimators.problem import Problem, Tensors
 from dsdm.datamodel.gradients import Layer, LayerFactors
+from dsdm.errors import NumericalError
 
 
 def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tensors]:
@@ -29,7 +30,7 @@ def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tenso
     gram = _gram(problem, config, projections)
     damping = config.damping * gram.diagonal().mean()
     gram.diagonal().add_(damping)
-    factor = torch.linalg.cholesky(gram)
+    factor = _factorized(gram, config)
     directions = {}
     for target in problem.targets:
         gradient = problem.target_gradient(target, config)
@@ -38,6 +39,17 @@ def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tenso
         v = torch.cholesky_solve(phi.double()[:, None], factor)[:, 0].to(phi.dtype)
         directions[target] = _lift(v, problem.layers, projections)
     return directions
+
+
+def _factorized(gram: Tensor, config: DirectionsConfig) -> Tensor:
+    try:
+        return torch.linalg.cholesky(gram)
+    except torch.linalg.LinAlgError as error:
+        raise NumericalError(
+            f"trak: the {len(gram):,} projected dimensions can't be inverted from "
+            f"{config.curvature_rows:,} rows at damping {config.damping:g}. Give more "
+            "directions.curvature_rows, a smaller directions.projection, or more damping."
+        ) from error
 
 
 def make_projection(

@@ -1,0 +1,50 @@
+"""What a proxy has learned, against what the frequencies of tokens alone would give."""
+
+import numpy as np
+from jaxtyping import Float, Int
+from transformers import PreTrainedModel
+
+from dsdm.data.sequences import Rows
+from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.gradients import linear_layers
+from dsdm.trust.measured import Curvature
+
+NO_CURVATURE = ("gradient",)
+
+
+def unigram_entropy(rows: Rows) -> float:
+    """The entropy of the rows' token frequencies, in nats: the least loss that these allow.
+
+    The first token of a row is not predicted, so it is not counted. Rows must hold many times as
+    many tokens as the vocabulary has entries; of few, the entropy comes out too low.
+    """
+    predicted = [rows.row(i).tokens[1:] for i in range(len(rows.lengths))]
+    counts = np.bincount(np.concatenate(predicted).astype(np.int64))
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def token_mean(
+    losses: Float[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
+) -> float | None:
+    """The mean loss over predicted tokens, given each row's mean; None without rows."""
+    predicted = np.maximum(lengths - 1, 0)
+    return float(np.average(losses, weights=predicted)) if predicted.sum() else None
+
+
+def curvature_of(
+    model: PreTrainedModel, method: str, config: DirectionsConfig, pool_rows: int
+) -> Curvature | None:
+    """What the method's curvature is fitted on; None for a method that has none.
+
+    The dimension is that of the matrix that is inverted: for `trak` all projected gradients
+    together, else the wider side of the widest layer.
+    """
+    if method in NO_CURVATURE:
+        return None
+    layers, size = linear_layers(model), config.projection
+    if method == "trak":
+        dimension = sum(min(size, la.d_in) * min(size, la.d_out) for la in layers)
+    else:
+        dimension = max(max(la.d_in, la.d_out) for la in layers)
+    return Curvature(min(config.curvature_rows, pool_rows), dimension, config.damping)

@@ -1,0 +1,139 @@
+"""What each proxy says of one sample of the pool's rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from transformers import PreTrainedModel
+
+from dsdm.data.sequences import Rows, Subset
+from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.scoring import exact_scores
+from dsdm.evaluation.agreement import MIX
+from dsdm.evaluation.evaluate import example_losses
+from dsdm.lm.config import Output
+from dsdm.trust.measured import ProxyLoss
+from dsdm.trust.proxies import token_mean
+from dsdm.trust.slopes import gradient_norms, row_slopes, scored_direction, scorer_slopes
+
+
+@dataclass(frozen=True)
+class ProxySample:
+    """One proxy's view of the sample. Scores are in units of the directions' spread."""
+
+    scores: Mapping[str, Float[np.ndarray, " rows"]]
+    """For the mix and for each target."""
+    norms: Float[np.ndarray, " rows"]
+    """Of the rows' gradients."""
+    losses: Float[np.ndarray, " rows"]
+    """In nats a token."""
+    scored: Float[np.ndarray, " exact_rows"]
+    """Scores of some of the rows by the run's own scorer."""
+    exact: Float[np.ndarray, " exact_rows"]
+    """The exact derivative of the same rows' outputs."""
+    tune: Mapping[str, Float[np.ndarray, " examples"]]
+    """Scores for the mix of each target's own tune examples."""
+
+
+def sample_proxy(
+    model: PreTrainedModel,
+    directions: Mapping[str, Direction],
+    steps: Mapping[str, Mapping[str, float]],
+    rows: Subset,
+    tune: Mapping[str, Rows],
+    output: Output,
+    config: ScoresConfig,
+    num_exact: int,
+) -> ProxySample:
+    """Everything that the check asks of one proxy.
+
+    Args:
+        model: The proxy.
+        directions: The finished ones, by target and `mix`.
+        steps: Those of their calibration, empty where the run scores backward.
+        rows: The sample of the pool.
+        tune: Each target's tune examples.
+        output: What the directions are of.
+        config: How the run scores.
+        num_exact: Rows on which scorer and exact derivative are compared.
+    """
+    slopes = row_slopes(model, list(directions.values()), rows, output, config)
+    name, step = scored_direction(steps, MIX)
+    few = Subset(rows, spread_out(len(rows.lengths), num_exact))
+    mix = [directions[MIX]]
+    return ProxySample(
+        scores=dict(zip(directions, slopes.T, strict=True)),
+        norms=gradient_norms(model, rows, output, config),
+        losses=example_losses(
+            model, rows, batch_tokens=config.batch_tokens, precision=config.precision
+        ),
+        scored=scorer_slopes(model, directions[name], step, few, output, config),
+        exact=exact_scores(model, directions[name], few, output, config.batch_tokens),
+        tune={
+            target: row_slopes(model, mix, examples, output, config)[:, 0]
+            for target, examples in tune.items()
+        },
+    )
+
+
+def save_sample(sample: ProxySample, path: Path) -> None:
+    """Writes the sample as one .npz file, the same bytes for the same numbers."""
+    fields = {name: getattr(sample, name) for name in ("norms", "losses", "scored", "exact")}
+    fields |= {f"scores.{name}": values for name, values in sample.scores.items()}
+    fields |= {f"tune.{name}": values for name, values in sample.tune.items()}
+    np.savez(path, allow_pickle=False, **fields)
+
+
+def load_sample(path: Path) -> ProxySample:
+    """The sample that `save_sample` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        fields = {name: arrays[name] for name in ("norms", "losses", "scored", "exact")}
+        return ProxySample(
+            scores=columns_under("scores.", arrays), tune=columns_under("tune.", arrays), **fields
+        )
+
+
+def columns_under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of the arrays whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+
+
+def spread_out(count: int, wanted: int) -> Int[np.ndarray, " wanted"]:
+    """`wanted` different numbers below `count`, evenly apart; all where there are fewer."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(np.int64))
+
+
+def other_rows(
+    taken: Int[np.ndarray, " rows"], count: int, seed: int
+) -> Int[np.ndarray, " others"] | None:
+    """As many random numbers below `count` as are taken, and none of these.
+
+    Fewer where fewer are left; None where less than half as many are.
+    """
+    left = np.setdiff1d(np.arange(count), taken)
+    wanted = min(len(taken), len(left))
+    if 2 * wanted < len(taken):
+        return None
+    return np.sort(np.random.default_rng(seed).choice(left, wanted, replace=False))
+
+
+def proxy_loss(
+    sample: ProxySample,
+    lengths: Int[np.ndarray, " rows"],
+    seen: Bool[np.ndarray, " rows"],
+    training: float,
+    unigram: float,
+) -> ProxyLoss:
+    """What the proxy has learned, on the sample's rows that it was not trained on.
+
+    Args:
+        sample: The proxy's.
+        lengths: Tokens in each row of the sample.
+        seen: Whether the proxy was trained on it.
+        training: The last loss of its training.
+        unigram: Entropy of its training tokens' frequencies.
+    """
+    return ProxyLoss(training, token_mean(sample.losses[~seen], lengths[~seen]), unigram)

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import collate
+from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.scoring import exact_scores
+from dsdm.lm.outputs import example_outputs
+from dsdm.trust.slopes import (
+    correlation,
+    gradient_norms,
+    row_slopes,
+    scored_direction,
+    scorer_slopes,
+)
+from tests.conftest import random_rows, tiny_model
+
+ROWS = random_rows(9)
+CONFIG = ScoresConfig(batch_tokens=32, precision="float32")
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    return [name for layer in linear_layers(model) for name in layer.parameter_names]
+
+
+def random_direction(model: PreTrainedModel, names: list[str], seed: int = 0) -> Direction:
+    generator = torch.Generator().manual_seed(seed)
+    named = dict(model.named_parameters())
+    tensors = {
+        name: torch.randn(named[name].shape, generator=generator, dtype=named[name].dtype)
+        for name in names
+    }
+    return Direction(tensors, "ekfac", "mix", "")
+
+
+def test_norms_are_those_of_each_rows_own_gradient(model: PreTrainedModel) -> None:
+    named = dict(model.named_parameters())
+    expected = []
+    for row in ROWS.rows:
+        output = example_outputs(model, collate([row]), "margin").sum()
+        gradients = torch.autograd.grad(output, [named[name] for name in linear_names(model)])
+        expected.append(torch.cat([g.flatten() for g in gradients]).norm().item())
+    np.testing.assert_allclose(gradient_norms(model, ROWS, "margin", CONFIG), expected)
+
+
+@pytest.mark.parametrize("also", [[], ["transformer.wte.weight"]])
+def test_slopes_are_exact_whatever_the_directions_move(also: list[str]) -> None:
+    model = tiny_model()
+    names = [*linear_names(model), *also]
+    directions = [random_direction(model, names, seed) for seed in (0, 1)]
+    expected = [exact_scores(model, d, ROWS, "loglik", 32) for d in directions]
+    slopes = row_slopes(model, directions, ROWS, "loglik", CONFIG)
+    np.testing.assert_allclose(slopes, np.stack(expected, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("step", [None, 1e-4])
+def test_the_scorer_agrees_with_the_exact_derivative(step: float | None) -> None:
+    model = tiny_model()
+    direction = random_direction(model, linear_names(model))
+    scored = scorer_slopes(model, direction, step, ROWS, "loglik", CONFIG)
+    exact = exact_scores(model, direction, ROWS, "loglik", 32)
+    np.testing.assert_allclose(scored, exact, rtol=1e-3, atol=1e-3)
+    assert correlation(scored, exact) == pytest.approx(1)
+    assert correlation(-scored, exact) == pytest.approx(-1)
+
+
+def test_what_the_run_scores_by_itself_is_looked_at() -> None:
+    steps = {"a": {"step": 0.1}, "mix": {"step": 0.2}}
+    assert scored_direction(steps, "mix") == ("mix", 0.2)
+    assert scored_direction({"a": {"step": 0.1}}, "mix") == ("a", 0.1)
+    assert scored_direction({}, "mix") == ("mix", None)
+
+
+def test_a_constant_has_no_correlation() -> None:
+    assert correlation(np.ones(4), np.arange(4.0)) is None
