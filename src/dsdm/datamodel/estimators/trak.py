@@ -41,15 +41,16 @@ def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tenso
     return directions
 
 
-def _factorized(gram: Tensor, config: DirectionsConfig) -> Tensor:
-    try:
-        return torch.linalg.cholesky(gram)
-    except torch.linalg.LinAlgError as error:
+def _factorized(gram: Tensor, config: DirectionsConfig) -> Float[Tensor, "dim dim"]:
+    factor: Tensor
+    factor, failed_at = torch.linalg.cholesky_ex(gram)
+    if failed_at.item() > 0:
         raise NumericalError(
             f"trak: the {len(gram):,} projected dimensions can't be inverted from "
             f"{config.curvature_rows:,} rows at damping {config.damping:g}. Give more "
             "directions.curvature_rows, a smaller directions.projection, or more damping."
-        ) from error
+        )
+    return factor
 
 
 def make_projection(
