@@ -16,7 +16,9 @@ from dsdm.lm.outputs import (
     outputs_of_logits,
     plain_token_outputs,
     sampled_labels,
+    summed_loglik,
     token_outputs,
+    weighted_outputs,
 )
 from tests.conftest import VOCAB, random_rows, tiny_model
 from tests.oracles import assert_same, plain_output
@@ -75,6 +77,32 @@ def test_the_bias_of_the_head_is_read_and_gets_its_gradient(name: str, output: O
     assert_same(found, gradients(model, plain))
 
 
+@pytest.mark.usefixtures("chunk_tokens")
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_summed_loglik_has_the_value_and_gradients_of_the_sum(
+    model: PreTrainedModel, with_bias: bool
+) -> None:
+    model = with_head_bias(model) if with_bias else model
+    batch = padded_batch(answer_start=2)
+    ours, named = 3 * summed_loglik(model, batch), dict(model.named_parameters())
+    plain = 3 * plain_token_outputs(model, batch, "loglik").sum()
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    ours_grads, plain_grads = (
+        dict(zip(named, torch.autograd.grad(total, list(named.values())), strict=True))
+        for total in (ours, plain)
+    )
+    assert_same(ours_grads, plain_grads)
+
+
+def test_the_summed_loglik_leaves_frozen_parameters_alone() -> None:
+    model, batch = tiny_model(), padded_batch()
+    model.get_output_embeddings().weight.requires_grad_(False)
+    summed_loglik(model, batch).backward()
+    assert model.get_output_embeddings().weight.grad is None
+    with torch.no_grad():
+        assert summed_loglik(model, batch) == token_outputs(model, batch, "loglik").sum()
+
+
 def test_a_tied_embedding_gets_the_gradient_of_both_its_uses() -> None:
     model, batch = tiny_model("gpt2"), padded_batch()
     weight = model.get_input_embeddings().weight
@@ -106,6 +134,23 @@ def test_an_example_is_the_mean_over_its_counted_tokens(
     ours = example_outputs(model, collate(rows), output)
     expected = torch.stack([plain_output(model, row, output) for row in rows])
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("context_weight", [0.0, 0.3, 1.0])
+def test_a_contexts_tokens_count_for_their_weight(
+    model: PreTrainedModel, output: Output, context_weight: float
+) -> None:
+    rows = [row for row in random_rows(9, answer_start=3).rows if len(row.tokens) > 3]
+    assert rows
+    ours = weighted_outputs(model, collate(rows), output, context_weight)
+    for row, found in zip(rows, ours, strict=True):
+        whole = plain_token_outputs(model, collate([Row(row.tokens)]), output)[0]
+        # Prediction t is of token t + 1.
+        weights = torch.full_like(whole, context_weight)
+        weights[row.answer_start - 1 :] = 1.0
+        expected = (weights * whole).sum() / weights.sum()
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

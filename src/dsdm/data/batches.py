@@ -5,12 +5,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dsdm.data.sequences import Row, Rows, Subset
 
-__all__ = ["IGNORED", "Batch", "Row", "Rows", "Subset", "collate", "iter_batches", "plan_batches"]
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Row",
+    "Rows",
+    "Subset",
+    "collate",
+    "iter_batches",
+    "plan_batches",
+    "present_positions",
+    "with_context",
+]
 
 IGNORED = -100
 
@@ -44,6 +55,18 @@ def collate(rows: Sequence[Row]) -> Batch:
         first = max(row.answer_start, 1)
         labels[i, first - 1 : length] = row.tokens[first:]
     return Batch(torch.from_numpy(inputs), torch.from_numpy(labels))
+
+
+def present_positions(batch: Batch) -> Bool[Tensor, "batch seq"]:
+    """Where a row is, and not its padding: up to the last prediction that counts."""
+    return (batch.labels != IGNORED).flip(1).cumsum(1).flip(1) > 0
+
+
+def with_context(batch: Batch) -> Batch:
+    """The batch in which every prediction of its rows counts, those of the prompt too."""
+    following = torch.cat([batch.inputs[:, 1:], batch.labels[:, -1:]], 1)
+    is_prompt = present_positions(batch) & (batch.labels == IGNORED)
+    return Batch(batch.inputs, torch.where(is_prompt, following, batch.labels))
 
 
 def plan_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:

@@ -1,6 +1,8 @@
 """Settings of directions and scores, apart from torch so that the command line starts at once."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from dsdm.config import Config
 from dsdm.lm.config import Output, Precision
@@ -15,6 +17,8 @@ class DirectionsConfig(Config):
     """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature)."""
     output: Output = "margin"
     """What a datamodel predicts: `margin` (the paper's) or `loglik`."""
+    context_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What a token of a target's context counts for in its direction, an answer's being 1."""
     curvature_rows: int = 4096
     """Rows of the pool on which the curvature is fitted."""
     damping: float = 0.1

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from dsdm.data.batches import IGNORED, Batch, Rows, iter_batches
+from dsdm.data.batches import Batch, Rows, iter_batches, present_positions
 from dsdm.errors import ModelError, NumericalError
 from dsdm.lm.config import Output, Precision
 from dsdm.lm.model import autocast
-from dsdm.lm.outputs import at_least_float, example_outputs
+from dsdm.lm.outputs import at_least_float, example_outputs, weighted_outputs
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,18 @@ def mean_gradient(
     *,
     batch_tokens: int,
     precision: Precision = "float32",
+    context_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """The mean over `rows` of each example's output gradient, by parameter name, in fp32.
+
+    Args:
+        model: At whose parameters.
+        rows: Targets' examples.
+        output: The output that is differentiated.
+        parameter_names: By which.
+        batch_tokens: Tokens in one pass, padding included.
+        precision: Of the passes.
+        context_weight: What a context's token counts for, an answer's being 1.
 
     Raises:
         NumericalError: a gradient is NaN or infinite.
@@ -105,7 +115,7 @@ def mean_gradient(
     sums = [torch.zeros_like(p, dtype=_accumulator(p)) for p in parameters]
     for _, batch in iter_batches(rows, batch_tokens, model.device):
         with autocast(model.device, precision):
-            total = example_outputs(model, batch, output).sum()
+            total = weighted_outputs(model, batch, output, context_weight).sum()
         for running, gradient in zip(sums, torch.autograd.grad(total, parameters), strict=True):
             running.add_(gradient)
     means = {n: s / len(rows.lengths) for n, s in zip(parameter_names, sums, strict=True)}
@@ -131,7 +141,7 @@ def factors_of(
     with _frozen(model), _recorded(layers, uses), autocast(batch.inputs.device, precision):
         total = example_outputs(model, batch, output).sum()
         total.backward()
-    present = (batch.labels != IGNORED).flip(1).cumsum(1).flip(1) > 0
+    present = present_positions(batch)
     return {layer.name: _join(layer, uses[layer.name], present) for layer in layers}
 
 

@@ -21,11 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dsdm.data.batches import IGNORED, Batch
+from dsdm.data.batches import IGNORED, Batch, with_context
 from dsdm.lm.config import Output
 
 MAX_PROBABILITY = 1 - 1e-3
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 512
 
 
 def example_outputs(
@@ -40,6 +40,22 @@ def example_outputs(
     return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
+def weighted_outputs(
+    model: PreTrainedModel, batch: Batch, output: Output, context_weight: float
+) -> Float[Tensor, " batch"]:
+    """The output of each example, a context's token counting for `context_weight` of an answer's.
+
+    With 0 it is `example_outputs`; with 1 the mean over all tokens but the first.
+    """
+    if context_weight == 0:
+        return example_outputs(model, batch, output)
+    whole = with_context(batch)
+    values = token_outputs(model, whole, output)
+    weights = torch.full_like(values, context_weight).masked_fill(batch.labels != IGNORED, 1.0)
+    weights = weights * (whole.labels != IGNORED)
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=torch.finfo(weights.dtype).tiny)
+
+
 def token_outputs(
     model: PreTrainedModel, batch: Batch, output: Output
 ) -> Float[Tensor, "batch seq"]:
@@ -50,6 +66,19 @@ def token_outputs(
         hidden.flatten(0, 1), head.weight, head.bias, batch.labels.flatten(), output
     )
     return values.view(batch.labels.shape)
+
+
+def summed_loglik(model: PreTrainedModel, batch: Batch) -> Float[Tensor, ""]:
+    """The sum of `token_outputs` for `loglik`, cheaper to differentiate in every parameter.
+
+    A sum weighs all tokens alike, so their gradients are taken while their logits are at hand.
+    """
+    hidden = hidden_states(model, batch).flatten(0, 1)
+    head = model.get_output_embeddings()
+    total: Tensor = _SummedLoglik.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head.bias, batch.labels.flatten()
+    )
+    return total
 
 
 def plain_token_outputs(
@@ -138,6 +167,49 @@ class _ChunkedOutputs(torch.autograd.Function):
                 if grad_bias is not None:
                     grad_bias += grad_logits.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None
+
+
+class _SummedLoglik(torch.autograd.Function):
+    """The summed log-likelihood; logits are computed once, for value and gradients alike."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    ) -> Tensor:
+        needed = ctx.needs_input_grad[:3]
+        grad_hidden, grad_weight, grad_bias = (
+            torch.zeros_like(tensor) if tensor is not None and need else None
+            for tensor, need in zip((hidden, weight, bias), needed, strict=True)
+        )
+        counted = (labels != IGNORED).to(hidden.dtype)[:, None]
+        total = at_least_float(hidden.new_zeros(()))
+        for part in _chunks(len(labels)):
+            logits = nn.functional.linear(hidden[part], weight, bias)
+            log_p = torch.log_softmax(at_least_float(logits), 1)
+            index = labels[part].clamp(min=0)[:, None]
+            total += (log_p.gather(1, index) * counted[part]).sum()
+            if not any(needed):
+                continue
+            # 1[y] - p, as in `_grad_logits`; ignored tokens are left out on the narrow side.
+            grad = (
+                log_p.exp_()
+                .neg_()
+                .scatter_add_(1, index, torch.ones_like(index, dtype=log_p.dtype))
+            )
+            grad = grad.to(logits.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = (grad @ weight) * counted[part]
+            if grad_weight is not None:
+                grad_weight += grad.T @ (hidden[part] * counted[part])
+            if grad_bias is not None:
+                grad_bias += (grad.T @ counted[part])[:, 0]
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        grads = (None if grad is None else grad * grad_total for grad in ctx.saved_tensors)
+        return *grads, None
 
 
 def _grad_logits(

@@ -21,7 +21,7 @@ from dsdm.data.batches import IGNORED, Batch, Rows, collate, plan_batches
 from dsdm.errors import ArtifactError, NumericalError
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.lm.model import autocast, check_finite, flops_per_token
-from dsdm.lm.outputs import token_outputs
+from dsdm.lm.outputs import summed_loglik
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ class _Trainer:
         loss = torch.zeros((), device=self.device)
         for batch in (batch.to(self.device) for batch in batches):
             with autocast(self.device, self.config.precision):
-                values = token_outputs(self.model, batch, "loglik")
-            micro_loss = -values.sum() / counted
+                micro_loss = -summed_loglik(self.model, batch) / counted
             micro_loss.backward()
             loss += micro_loss.detach()
         return loss

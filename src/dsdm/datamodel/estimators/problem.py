@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsdm.data.batches import Rows, iter_batches
+from dsdm.data.batches import Rows, Subset, iter_batches
 from dsdm.datamodel.config import DirectionsConfig
 from dsdm.datamodel.gradients import Layer, LayerFactors, factors_of, mean_gradient
 from dsdm.lm.outputs import sampled_labels
@@ -36,15 +37,22 @@ class Problem:
             names,
             batch_tokens=config.batch_tokens,
             precision=config.precision,
+            context_weight=config.context_weight,
         )
         self.advance(len(self.targets[target].lengths))
         return gradient
 
-    def sample_factors(self, config: DirectionsConfig) -> Iterator[dict[str, LayerFactors]]:
-        """The layers' gradient factors for every batch of the sample, the same on every call."""
+    def sample_factors(
+        self, config: DirectionsConfig, every: int = 1
+    ) -> Iterator[dict[str, LayerFactors]]:
+        """The layers' gradient factors for every batch of the sample, the same on every call.
+
+        With `every` 3, of a third of its rows.
+        """
         device = self.model.device
         generator = torch.Generator(device).manual_seed(config.seed)
-        for indices, data in iter_batches(self.sample, config.batch_tokens, device):
+        sample = Subset(self.sample, np.arange(0, len(self.sample.lengths), every))
+        for indices, data in iter_batches(sample, config.batch_tokens, device):
             sampled = config.labels == "sampled"
             batch = sampled_labels(self.model, data, generator) if sampled else data
             yield factors_of(self.model, self.layers, batch, config.output, config.precision)
