@@ -96,7 +96,10 @@ class GivenFactors(Problem):
     def target_gradient(self, target: str, config: DirectionsConfig) -> Tensors:
         return self.layers[0].from_matrix(self.target)
 
-    def sample_factors(self, config: DirectionsConfig) -> Iterator[dict[str, LayerFactors]]:
+    def sample_factors(
+        self, config: DirectionsConfig, every: int = 1
+    ) -> Iterator[dict[str, LayerFactors]]:
+        assert every == 1
         half = len(self.factors.inputs) // 2
         for part in (slice(0, half), slice(half, None)):
             inputs, grads = self.factors.inputs[part], self.factors.output_grads[part]

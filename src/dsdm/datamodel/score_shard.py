@@ -14,7 +14,13 @@ from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import CALIBRATION, MIX, direction_path, scored_targets
-from dsdm.datamodel.scoring import Advance, score_backward, score_forward, scores_forward
+from dsdm.datamodel.scoring import (
+    BACKWARD_PASSES,
+    Advance,
+    score_backward,
+    score_forward,
+    scores_forward,
+)
 from dsdm.lm.config import Output
 from dsdm.lm.model import flops_per_token
 
@@ -124,9 +130,7 @@ def _score(
     names = [(direction.method, direction.target) for direction in directions]
     if not scores_forward(config, len(directions)):
         scores = score_backward(model, directions, rows, output, config, advance)
-        # The backward pass computes no weight gradient, so it costs about as much as a forward
-        # pass; contracting with a direction at most as much again.
-        return dict(zip(names, scores.T, strict=True)), 2.0 + len(directions)
+        return dict(zip(names, scores.T, strict=True)), BACKWARD_PASSES
     values = {}
     for name, direction in zip(names, directions, strict=True):
         step = _calibration(folders[direction.method])["steps"][direction.target]["step"]

@@ -24,8 +24,11 @@ from dsdm.lm.config import Output
 from dsdm.lm.model import autocast
 from dsdm.lm.outputs import example_outputs, plain_token_outputs
 
-FORWARD_AT_MOST = 2
+FORWARD_AT_MOST = 1
 """Directions up to which two forward passes for each are cheaper than one backward pass."""
+BACKWARD_PASSES = 3.0
+"""What backward scoring costs in forward passes, whatever the number of directions: forward,
+backward without weight gradients, and the examples' gradients, which serve every direction."""
 
 
 @dataclass(frozen=True)
@@ -213,12 +216,12 @@ def _contract(
 ) -> Float[Tensor, "batch directions"]:
     """sum_t g_t^T U x_t for each example and direction.
 
-    A few directions are cheapest applied to the inputs; for many, the example's gradient is
-    formed once.
+    Either the directions are applied to the inputs, or the examples' gradients are formed once and
+    serve every direction: whichever holds fewer numbers, which is also the one with fewer FLOPs.
     """
-    _, tokens, d_out = output_grads.shape
+    num_directions, _, d_in = stack.shape
     stack = stack.to(inputs.dtype)
-    if len(stack) * tokens <= tokens + len(stack) * d_out:
+    if num_directions * inputs.shape[1] < d_in:
         moved = torch.einsum("bti,koi->bkto", inputs, stack)
         slopes: Tensor = (moved * output_grads[:, None]).sum((2, 3))
         return slopes

@@ -1,7 +1,7 @@
 """What each stage of a run costs, counted in tokens and passes at measured speeds."""
 
 from dsdm.datamodel.estimate import scored_targets
-from dsdm.datamodel.scoring import scores_forward
+from dsdm.datamodel.scoring import BACKWARD_PASSES, scores_forward
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, num_candidates
@@ -139,7 +139,7 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     # Each estimator's scores are a pass of their own.
     tokens = num_methods * experiment.proxies.count * pool.tokens
     forward = scores_forward(config, wanted)
-    passes = 2.0 * wanted if forward else 2.0 + wanted
+    passes = 2.0 * wanted if forward else BACKWARD_PASSES
     # A backward pass for scores reads at the speed of the directions' gradients.
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes
     copies = 2 if forward else wanted

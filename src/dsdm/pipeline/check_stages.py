@@ -147,6 +147,7 @@ def _sample(run: Run, config: CheckConfig, number: int, draft: Draft) -> None:
     from dsdm.datamodel.directions import load_direction
     from dsdm.datamodel.estimate import CALIBRATION, direction_path
     from dsdm.lm.model import flops_per_token
+    from dsdm.datamodel.scoring import BACKWARD_PASSES
     from dsdm.trust.proxies import unigram_entropy
     from dsdm.trust.sample import sample_proxy, save_sample
 
@@ -167,7 +168,7 @@ def _sample(run: Run, config: CheckConfig, number: int, draft: Draft) -> None:
     save_sample(sample, draft.path / SAMPLE)
     draft.counts["rows"] = len(rows.indices)
     draft.counts["unigram"] = unigram_entropy(_training_rows(run, config, number))
-    passes = 6.0 + len(sample.scores)
+    passes = 4.0 + BACKWARD_PASSES
     row_flops = flops_per_token(model, int(rows.lengths.max()))
     draft.flops += passes * float(rows.lengths.sum()) * row_flops
 

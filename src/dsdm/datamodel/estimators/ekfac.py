@@ -10,13 +10,18 @@ tokens of one row. The direction is Q_S [(Q_S^T G_target Q_A) / (L + lambda)] Q_
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsdm.datamodel.config import DirectionsConfig
 from dsdm.datamodel.estimators.problem import Problem, Tensors
-from dsdm.datamodel.gradients import Layer
+from dsdm.datamodel.gradients import Layer, LayerFactors
+
+BASIS_TOKENS = 256
+"""Tokens for each dimension of the widest layer that the eigenbases are taken from: George et al.
+renew them less often than the eigenvalues, which decide more."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def _eigenbases(problem: Problem, config: DirectionsConfig) -> dict[str, Eigenba
     device = problem.model.device
     inputs = {la.name: _zeros(la.d_in, la.d_in, device) for la in problem.layers}
     grads = {la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers}
-    for factors in problem.sample_factors(config):
+    for factors in problem.sample_factors(config, every=_basis_stride(problem)):
         for name, layer_factors in factors.items():
             g = layer_factors.output_grads.flatten(0, 1)
             x = layer_factors.inputs.flatten(0, 1) * layer_factors.present.flatten()[:, None]
@@ -75,13 +80,30 @@ def _corrected_eigenvalues(
     num_rows = 0
     for factors in problem.sample_factors(config):
         for name, layer_factors in factors.items():
-            basis = bases[name]
-            rotated_grads = layer_factors.output_grads @ basis.output
-            rotated_inputs = layer_factors.inputs @ basis.input
-            gradients = rotated_grads.transpose(1, 2) @ rotated_inputs
+            gradients = _rotated_gradients(layer_factors, bases[name])
             sums[name] += gradients.square().sum(0).double()
         num_rows += len(gradients)
     return {name: total / num_rows for name, total in sums.items()}
+
+
+def _basis_stride(problem: Problem) -> int:
+    """Every so many rows of the sample hold enough tokens for the eigenbases."""
+    widest = max(max(layer.d_in, layer.d_out) for layer in problem.layers)
+    return max(1, int(np.sum(problem.sample.lengths)) // (BASIS_TOKENS * widest))
+
+
+def _rotated_gradients(
+    factors: LayerFactors, basis: Eigenbasis
+) -> Float[Tensor, "batch d_out d_in"]:
+    """Each example's gradient in the basis.
+
+    The narrow side is rotated token by token, the wide one once the gradient is formed.
+    """
+    if len(basis.output) <= len(basis.input):
+        rotated = factors.output_grads @ basis.output
+        return (rotated.transpose(1, 2) @ factors.inputs) @ basis.input
+    rotated = factors.inputs @ basis.input
+    return basis.output.T @ (factors.output_grads.transpose(1, 2) @ rotated)
 
 
 def _eigenbasis(grads: Tensor, inputs: Tensor, layer: Layer) -> Eigenbasis:
