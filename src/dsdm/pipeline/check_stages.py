@@ -146,8 +146,8 @@ def _seed(run: Run, config: CheckConfig, *purpose: object) -> int:
 def _sample(run: Run, config: CheckConfig, number: int, draft: Draft) -> None:
     from dsdm.datamodel.directions import load_direction
     from dsdm.datamodel.estimate import CALIBRATION, direction_path
-    from dsdm.lm.model import flops_per_token
     from dsdm.datamodel.scoring import BACKWARD_PASSES
+    from dsdm.lm.model import flops_per_token
     from dsdm.trust.proxies import unigram_entropy
     from dsdm.trust.sample import sample_proxy, save_sample
 
