@@ -46,7 +46,9 @@ def compute(folder: Path) -> dict[str, list[float]]:
     numbers = {"train": [entry["loss"] for entry in result.metrics], "after": losses.tolist()}
     targets = {"ones": counting_rows(6, [1], 3), "fives": counting_rows(6, [5], 2)}
     weights = {"ones": 1.0, "fives": 0.5}
-    directions = DirectionsConfig(curvature_rows=32, projection=3, batch_tokens=64)
+    directions = DirectionsConfig(
+        output="margin", context_weight=0.0, curvature_rows=32, projection=3, batch_tokens=64
+    )
     scores = ScoresConfig(
         calibration_rows=24, per_target=True, method="backward", precision="float32"
     )
