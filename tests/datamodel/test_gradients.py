@@ -10,7 +10,7 @@ from dsdm.data.batches import Row, collate
 from dsdm.datamodel.gradients import factors_of, linear_layers, mean_gradient
 from dsdm.errors import ModelError, NumericalError
 from dsdm.lm.config import Output
-from tests.conftest import VOCAB, random_rows, tiny_model
+from tests.conftest import VOCAB, ListRows, random_rows, tiny_model
 from tests.oracles import assert_same, layer_gradients, loop_gradient
 
 OUTPUTS: tuple[Output, ...] = ("loglik", "margin")
@@ -188,3 +188,19 @@ def test_factors_in_bfloat16_are_near_those_in_float32() -> None:
         assert other.inputs.dtype == other.output_grads.dtype == torch.float32
         pair = [(f.output_grads.transpose(1, 2) @ f.inputs).flatten() for f in (one, other)]
         assert torch.cosine_similarity(*pair, dim=0) > 0.99
+
+
+def test_context_weighs_in_as_much_of_the_whole_rows_gradient() -> None:
+    """With n answer and m context tokens, f = (n f_answer + w m f_context) / (n + w m)."""
+    model, weight = tiny_model(), 0.3
+    row = Row(torch.arange(9).numpy() % VOCAB, answer_start=6)
+    name = linear_layers(model)[0].name
+    ours = mean_gradient(
+        model, ListRows([row]), "loglik", [name], batch_tokens=100, context_weight=weight
+    )[name]
+    answer, whole = (
+        loop_gradient(model, [Row(row.tokens, start)], "loglik", [name])[name] for start in (6, 1)
+    )
+    context = (8 * whole - 3 * answer) / 5
+    expected = (3 * answer + weight * 5 * context) / (3 + weight * 5)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)

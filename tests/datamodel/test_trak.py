@@ -30,9 +30,8 @@ SCORES = ScoresConfig(precision="float32", batch_tokens=50)
 
 
 def configure(output: Output = "margin", **fields: float) -> DirectionsConfig:
-    return DirectionsConfig(
-        output=output, projection=3, batch_tokens=50, damping=0.1, **{"seed": 5, **fields}
-    )
+    fields = {"context_weight": 0.0, "seed": 5, **fields}
+    return DirectionsConfig(output=output, projection=3, batch_tokens=50, damping=0.1, **fields)
 
 
 def make_problem(model: PreTrainedModel) -> Problem:
