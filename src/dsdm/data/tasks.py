@@ -35,7 +35,7 @@ class TargetConfig(Config, frozen=True):
     """What the target is called in folders, tables and plots."""
     file: str | None = None
     """A JSONL file of context/continuation, context/answer, query/choices/gold or
-    context_options/continuation/gold. Only the gold answer's tokens count."""
+    context_options/continuation/gold. Losses are those of the gold answer's tokens."""
     text: str | None = None
     """A plain text file, a glob or a folder of them. Every token counts."""
     task: str | None = None

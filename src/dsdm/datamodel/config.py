@@ -15,8 +15,8 @@ class DirectionsConfig(Config):
 
     estimators: tuple[str, ...] = ("ekfac",)
     """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature)."""
-    output: Output = "loglik"
-    """What a datamodel predicts: `loglik`, or `margin` (the paper's)."""
+    output: Output = "margin"
+    """What a datamodel predicts: `margin` (the paper's) or `loglik`."""
     context_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.3
     """What a token of a target's context counts for in its direction, an answer's being 1; the
     paper's is 0."""

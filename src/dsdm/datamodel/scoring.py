@@ -30,6 +30,9 @@ BACKWARD_PASSES = 3.0
 """What backward scoring costs in forward passes, whatever the number of directions: forward,
 backward without weight gradients, and the examples' gradients, which serve every direction."""
 
+GRADIENT_NUMBERS = 1 << 24
+"""Numbers in the gradients of one layer that are formed at a time: 64 MiB in fp32."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -216,18 +219,18 @@ def _contract(
 ) -> Float[Tensor, "batch directions"]:
     """sum_t g_t^T U x_t for each example and direction.
 
-    Either the directions are applied to the inputs, or the examples' gradients are formed once and
-    serve every direction: whichever holds fewer numbers, which is also the one with fewer FLOPs.
+    For several directions the examples' gradients are formed, once for all of them; a direction by
+    itself is applied to the inputs where that is less than to form a gradient.
     """
-    num_directions, _, d_in = stack.shape
+    num_directions, d_out, d_in = stack.shape
     stack = stack.to(inputs.dtype)
-    if num_directions * inputs.shape[1] < d_in:
-        moved = torch.einsum("bti,koi->bkto", inputs, stack)
-        slopes: Tensor = (moved * output_grads[:, None]).sum((2, 3))
-        return slopes
-    gradients = output_grads.transpose(1, 2) @ inputs
-    contracted: Tensor = gradients.flatten(1) @ stack.flatten(1).T
-    return contracted
+    if num_directions == 1 and inputs.shape[1] < d_in:
+        moved = inputs @ stack[0].T
+        return (moved * output_grads).sum((1, 2))[:, None]
+    flat = stack.flatten(1).T
+    examples = max(1, GRADIENT_NUMBERS // (d_out * d_in))
+    parts = zip(output_grads.split(examples), inputs.split(examples), strict=True)
+    return torch.cat([(g.transpose(1, 2) @ x).flatten(1) @ flat for g, x in parts])
 
 
 def _finite(scores: np.ndarray, method: str) -> np.ndarray:

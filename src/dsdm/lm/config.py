@@ -41,7 +41,7 @@ class TrainConfig(Config):
     precision: Precision = "auto"
     """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""
     checkpoint_seconds: float = 120.0
-    """Time between two checkpoints; a killed run loses no more than this."""
+    """Least time between two checkpoints, which are made at every 20th step."""
 
 
 def training_content(config: TrainConfig) -> dict[str, Any]:
