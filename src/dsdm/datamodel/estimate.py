@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from dsdm.artifacts import Draft, write_json
 from dsdm.data.batches import Rows, Subset
+from dsdm.datamodel.calibration import save_exact
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
@@ -62,7 +63,7 @@ def estimate_directions(
     }
     for direction in [*directions, mix]:
         save_direction(direction, direction_path(draft.path, direction.target))
-    _save_arrays(draft.path / "calibration.npz", {"rows": rows.indices} | exact)
+    save_exact(draft.path, rows.indices, exact)
     write_json(draft.path / CALIBRATION, calibration)
     draft.counts["directions"] = len(directions) + 1
 
@@ -81,10 +82,6 @@ def scored_targets(targets: list[str], config: ScoresConfig) -> list[str]:
     """What candidates are scored for: the mix alone, or every target, and examples on request."""
     single = [example_name(t, i) for t in targets for i in range(config.per_example)]
     return ([*targets, *single]) if config.per_target or single else [MIX]
-
-
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    np.savez(path, allow_pickle=False, **arrays)
 
 
 def _estimate(
