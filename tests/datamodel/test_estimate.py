@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Rows
@@ -11,7 +12,8 @@ from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import load_direction
 from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
 from dsdm.datamodel.scoring import exact_scores
-from tests.conftest import random_rows, tiny_model
+from dsdm.lm.model import flops_per_token
+from tests.conftest import ListRows, random_rows, tiny_model
 
 MODEL = tiny_model()
 POOL = random_rows(30, seed=1)
@@ -49,3 +51,26 @@ def test_targets_may_have_any_name(tmp_path: Path) -> None:
 def test_scores_of_earlier_runs_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "calibration.npz", rows=np.arange(3), words=np.arange(3.0))
     assert load_exact(tmp_path, ["words"])["words"].tolist() == [0.0, 1.0, 2.0]
+
+
+def passes_over(rows: ListRows, indices: np.ndarray) -> float:
+    """FLOPs of one forward pass over some rows."""
+    lengths = rows.lengths[indices]
+    return float(lengths.sum()) * flops_per_token(MODEL, int(lengths.max()))
+
+
+@pytest.mark.parametrize("method", ["gradient", "trak"])
+@pytest.mark.parametrize("scoring", ["backward", "forward"])
+def test_flops_are_of_the_tokens_that_are_read(tmp_path: Path, method: str, scoring: str) -> None:
+    # Targets' rows are longer than the pool's.
+    targets = {"a": random_rows(9, longest=15, seed=3), "b": random_rows(5, longest=15, seed=4)}
+    found = estimate(tmp_path, targets, method, scoring).flops
+    tokens = sum(rows.lengths.sum() for rows in targets.values())
+    tokens += POOL.lengths.sum() if method == "trak" else 0
+    longest = max(rows.lengths.max() for rows in targets.values())
+    with np.load(tmp_path / "calibration.npz") as arrays:
+        calibrated = passes_over(POOL, arrays["rows"])
+    # Four passes for each exact slope; the mix's step takes one more, and two passes to try it.
+    passes = 2 * 4 + (4 + 2 if scoring == "forward" else 0)
+    expected = 3 * tokens * flops_per_token(MODEL, int(longest)) + passes * calibrated
+    assert found == pytest.approx(expected)

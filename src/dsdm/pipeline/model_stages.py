@@ -166,7 +166,7 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
         weights={target.name: target.weight for target in experiment.targets},
         pool=Subset(run.examples, usable_rows(run)),
     )
-    with progress(f"directions/{method}/{number}", None, "rows") as advance:
+    with progress(f"directions/{method}/{number}", None, "tokens") as advance:
         estimate_directions(
             question, method, experiment.directions, experiment.scores, draft, advance
         )

@@ -24,8 +24,8 @@ class Problem:
     layers: list[Layer]
     targets: Mapping[str, Rows]
     sample: Rows
-    advance: Callable[[int], None] = lambda rows: None
-    """Called with the rows done since the last call."""
+    advance: Callable[[int], None] = lambda tokens: None
+    """Called with the tokens done since the last call."""
 
     def target_gradient(self, target: str, config: DirectionsConfig) -> Tensors:
         """The mean output gradient of one target, by parameter name."""
@@ -39,7 +39,7 @@ class Problem:
             precision=config.precision,
             context_weight=config.context_weight,
         )
-        self.advance(len(self.targets[target].lengths))
+        self.advance(int(self.targets[target].lengths.sum()))
         return gradient
 
     def sample_factors(
@@ -57,4 +57,4 @@ class Problem:
             is_sampled = labels == "sampled"
             batch = sampled_labels(self.model, data, generator) if is_sampled else data
             yield factors_of(self.model, self.layers, batch, config.output, config.precision)
-            self.advance(len(indices))
+            self.advance(int(sample.lengths[indices].sum()))
