@@ -3,12 +3,20 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dsdm import artifacts
-from dsdm.artifacts import compare_manifest, load_cost, load_manifest, write_json, writing
+from dsdm.artifacts import (
+    compare_manifest,
+    load_cost,
+    load_manifest,
+    restore,
+    write_json,
+    writing,
+)
 from dsdm.errors import ArtifactError
 
 
@@ -64,6 +72,50 @@ def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
         "_manifest.json",
         "data.txt",
     ]
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+def kill_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The process ends before it renames for the `number`-th time from now on."""
+    renames = iter(range(1, number))
+    rename = os.rename
+
+    def counted(old: Path, new: Path) -> None:
+        if next(renames, None) is None:
+            raise KilledError
+        rename(old, new)
+
+    monkeypatch.setattr(artifacts.os, "rename", counted)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_kill_while_an_artifact_is_replaced_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    make(tmp_path / "a", content="old")
+    kill_at_rename(monkeypatch, number)
+    with pytest.raises(KilledError):
+        make(tmp_path / "a", content="new")
+    monkeypatch.undo()
+    restore(tmp_path / "a")
+    assert (tmp_path / "a" / "data.txt").read_text() == "old"
+    assert load_manifest(tmp_path / "a") is not None
+
+
+def test_half_of_an_old_artifact_is_not_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a", content="old")
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts.shutil, "rmtree", lambda path, **options: None)
+        make(tmp_path / "a", content="new")
+    assert (tmp_path / ".a.old" / "data.txt").exists()
+    shutil.rmtree(tmp_path / "a")
+    restore(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_artifact_is_missing_done_or_stale(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.cli import main
+from dsdm.lm import model
 from dsdm.pipeline import STAGES
 from tests.tiny_runs import Dsdm, add_pool_file, write_data, write_experiment
 
@@ -67,6 +68,22 @@ def test_a_run_makes_every_stage_and_says_what_it_selected(tiny: Path, dsdm: Dsd
     assert code == 0
     assert "proxies      0 made, 1 already done" in err
     assert content(tiny.parent, *STAGES) == before
+
+
+def test_models_are_tried_only_where_one_is_left_to_train(
+    finished: Path, dsdm: Dsdm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = "{arms: [random], model: {config: {model_type: nonsense}}}"
+    code, _, err = dsdm("run", finished, "--compare", bad)
+    assert code == 2
+    assert "cannot be made" in err
+    assert "examples  " not in err
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise AssertionError("a model was made")
+
+    monkeypatch.setattr(model, "load_model", fail)
+    assert dsdm("run", finished)[0] == 0
 
 
 def test_a_run_stops_after_the_stage_that_was_named(tiny: Path, dsdm: Dsdm) -> None:

@@ -336,6 +336,20 @@ def test_a_report_of_a_folder_that_is_no_run(tmp_path: Path, dsdm: Dsdm) -> None
     assert str(tmp_path) in message(dsdm, "report", tmp_path)
 
 
+def test_a_pool_whose_every_candidate_overlaps_a_target(tmp_path: Path, dsdm: Dsdm) -> None:
+    shared = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    write_data(tmp_path)
+    for file in (tmp_path / "pool").iterdir():
+        ids = [f"{file.stem}{i}" for i in range(9)]
+        write_jsonl(file, [{"id": id, "text": f"{shared} {id}"} for id in ids])
+    targets = [{"context": f"{i}. {shared}", "continuation": " end"} for i in range(20)]
+    write_jsonl(tmp_path / "target.jsonl", targets)
+    path = write_experiment(tmp_path, drop_overlap=True)
+    found = message(dsdm, "run", path)
+    assert "drop_overlap: all 18 candidates of the pool share 13 words in a row" in found
+    assert "Set `drop_overlap` to false" in found
+
+
 def test_ids_that_occur_in_two_files(tiny: Path, dsdm: Dsdm) -> None:
     records = [{"id": f"a{i}", "text": f"something else, number {i}"} for i in range(5)]
     write_jsonl(tiny.parent / "pool" / "c.jsonl", records)

@@ -2,7 +2,8 @@
 
 A folder is written under a hidden name beside its place, its manifest last, and renamed. So a
 process killed at any moment leaves either the whole folder or something that the next run ignores
-and replaces. A manifest records what the work was made with; nothing is reused silently.
+and replaces. A folder with a manifest is whole, under a hidden name too. A manifest records what
+the work was made with; nothing is reused silently.
 """
 
 import contextlib
@@ -137,14 +138,32 @@ def write_json(path: Path, value: object) -> None:
     os.replace(temporary, path)
 
 
+def restore(path: Path) -> None:
+    """Puts back the folder that a process put aside before it was killed replacing it."""
+    old = _aside(path)
+    if not path.exists() and load_manifest(old) is not None:
+        os.rename(old, path)
+
+
 def _replace(draft: Path, path: Path) -> None:
     """Puts `draft` in the place of `path`; an old folder is gone only once the new one is whole."""
-    old = path.parent / f".{path.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
+    old = _aside(path)
+    _remove(old)
     if path.exists():
         os.rename(path, old)
     os.rename(draft, path)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def _remove(folder: Path) -> None:
+    """Deletes a folder, its manifest first, so that what is left of it is not taken for whole."""
+    with contextlib.suppress(OSError):
+        (folder / MANIFEST).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _versions() -> dict[str, str]:

@@ -1,17 +1,22 @@
 """Every kind of bad input has a message that says what, where and what to do."""
 
 import gzip
+import io
 import json
 import re
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
 import zstandard
 
+from dsdm.data import readers
 from dsdm.data.documents import PoolConfig, list_pool_files, read_original_rows
 from dsdm.errors import DataError
 from tests.data.pools import read_all, texts, write_jsonl
@@ -239,3 +244,95 @@ def test_original_rows_that_are_gone_are_named(tmp_path: Path) -> None:
         (file,) = list_pool_files(config)
         with pytest.raises(DataError, match=r"row 2 is no longer there.*changed since"):
             list(read_original_rows(file, config, np.array([1, 2])))
+
+
+class ClientError(Exception):
+    """What botocore, aiohttp and the like raise: no OSError."""
+
+
+class LockedStore(fsspec.AbstractFileSystem):
+    """A store of one file whose client fails at one of the operations."""
+
+    protocol = "locked"
+    cachable = False
+    fails_at = ""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path
+
+    def _call(self, operation: str, path: str) -> None:
+        if operation == self.fails_at:
+            raise ClientError(f"403 for {path}; tried with url: /a.jsonl?token=hidden2 (Denied)")
+
+    def exists(self, path: str, **options: Any) -> bool:
+        self._call("exists", path)
+        return True
+
+    def isdir(self, path: str) -> bool:
+        return False
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        self._call("info", path)
+        return {"name": path, "size": 60, "type": "file"}
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> io.BytesIO:
+        self._call("open", path)
+        stream = io.BytesIO(b'{"text": "one"}\n{"text": "two"}\n')
+        if self.fails_at == "read":
+            stream.readline = lambda size: self._call("read", path)  # type: ignore[method-assign]
+        return stream
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[LockedStore]]:
+    monkeypatch.setattr(LockedStore, "fails_at", "")
+    fsspec.register_implementation("locked", LockedStore, clobber=True)
+    yield LockedStore
+    del fsspec.registry._registry["locked"]
+
+
+SECRET_URL = "locked://user:hidden1@bucket/a.jsonl"
+
+
+def test_a_store_that_works_is_read(locked: type[LockedStore]) -> None:
+    documents, _ = read_all(PoolConfig(files=[SECRET_URL]))
+    assert [document.text for document in documents] == ["one", "two"]
+
+
+@pytest.mark.parametrize("operation", ["exists", "info", "open", "read"])
+def test_what_the_client_of_a_store_raises_is_an_error_that_shows_no_secret(
+    locked: type[LockedStore], monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    monkeypatch.setattr(locked, "fails_at", operation)
+    found = message(PoolConfig(files=[SECRET_URL]))
+    does = "listed" if operation in ("exists", "info") else "read at its start"
+    assert f"locked://***@bucket/a.jsonl: cannot be {does} (ClientError: 403 for " in found
+    assert "hidden" not in found
+    assert "user" not in found
+    assert "url: /a.jsonl?*** (Denied)" in found
+    assert "can be reached from here" in found
+
+
+def test_a_store_that_refuses_the_log_in_is_named(
+    locked: type[LockedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: LockedStore, *arguments: Any, **options: Any) -> None:
+        raise ClientError("no credentials")
+
+    monkeypatch.setattr(locked, "__init__", refuse)
+    found = message(PoolConfig(files=[SECRET_URL]))
+    assert "locked://***@bucket/a.jsonl: cannot be opened (ClientError: no credentials)" in found
+
+
+def test_an_error_of_ours_is_not_taken_for_one_of_a_local_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
+
+    def fail(line: bytes) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(readers, "_parse_json", fail)
+    with pytest.raises(KeyError, match="a mistake"):
+        read_all(PoolConfig(files=[str(path)]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import DirectionsConfig, Labels, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.estimators import Problem, Tensors, estimate_ekfac, estimate_gradient
 from dsdm.datamodel.gradients import Layer, LayerFactors, linear_layers
@@ -97,7 +97,7 @@ class GivenFactors(Problem):
         return self.layers[0].from_matrix(self.target)
 
     def sample_factors(
-        self, config: DirectionsConfig, every: int = 1
+        self, config: DirectionsConfig, labels: Labels, every: int = 1
     ) -> Iterator[dict[str, LayerFactors]]:
         assert every == 1
         half = len(self.factors.inputs) // 2

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dsdm.data.batches import Batch
-from dsdm.errors import ModelError, NumericalError
+from dsdm.errors import ArtifactError, ModelError, NumericalError
 from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import (
     check_finite,
@@ -98,6 +98,24 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match=str(folder)):
         load(path=str(folder))
+
+
+def test_a_saved_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "absent", tmp_path / "empty"):
+        with pytest.raises(ArtifactError, match=f"{path}: is missing or is no saved model"):
+            load_saved(path)
+
+
+@pytest.mark.parametrize("damage", ["absent", "truncated"])
+def test_a_saved_model_without_whole_weights_is_named(folder: Path, damage: str) -> None:
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    if damage == "truncated":
+        weights.write_bytes(content[:-100])
+    with pytest.raises(ArtifactError, match=f"{folder}: is no saved model that can be loaded"):
+        load_saved(folder)
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(folder: Path) -> None:

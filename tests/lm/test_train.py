@@ -1,6 +1,7 @@
 """Training against a hand-written loop, and training that is cut short."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,6 +199,28 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     if max(kills) > 20:
         assert len(steps) <= result.steps - 20 + 1
         assert result.seconds_before > 0
+
+
+def test_a_training_killed_while_it_replaces_its_checkpoint_goes_on_from_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, resumed = tiny_model().float(), tiny_model().float()
+    finish(whole, tmp_path / "undisturbed")
+    rename = os.rename
+
+    def killed(old: Path, new: Path) -> None:
+        # The first checkpoint is aside, and the second is about to take its place.
+        if (tmp_path / "killed" / ".checkpoint.old").exists():
+            raise KilledError
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KilledError):
+        finish(tiny_model().float(), tmp_path / "killed")
+    monkeypatch.undo()
+    assert not (tmp_path / "killed" / "checkpoint").exists()
+    assert finish(resumed, tmp_path / "killed").seconds_before > 0
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dsdm.data.pool import PoolConfig, PoolFile
+from dsdm.data.pool import PoolConfig, PoolFile, pool_error
 from dsdm.data.readers import BATCH_BYTES, Fields, checked, read_batches, read_parsed_lines
-from dsdm.errors import DataError
 
 BATCH_ROWS = 4096
 
@@ -81,7 +80,7 @@ def _plain(value: Any) -> Any:
 
 def _check_found(file: PoolFile, num_found: int, file_rows: np.ndarray) -> None:
     if num_found < len(file_rows):
-        raise DataError(
+        raise pool_error(
             f"{file.url}: row {file_rows[num_found]} is no longer there as it was packed. The file "
             "has changed since: put the old one back, or pack the pool again."
         )

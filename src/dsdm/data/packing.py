@@ -34,9 +34,9 @@ from dsdm.data.documents import (
     id_hash,
     read_documents,
 )
+from dsdm.data.pool import pool_error
 from dsdm.data.rows import ROW, ExamplesConfig, cut_rows
 from dsdm.data.tokenizer import Tokenizer
-from dsdm.errors import DataError
 
 DOCUMENTS = pa.schema(
     {
@@ -212,7 +212,7 @@ def _check_rejected(file: PoolFile, config: PoolConfig, shard: _ShardFiles, fold
         return
     (folder / "rejected.jsonl").replace(kept_path)
     common = "; ".join(f"{count} {reason}" for reason, count in shard.reasons.most_common(3))
-    raise DataError(
+    raise pool_error(
         f"{file.url}: {num_rejected} of {shard.num_read} records can't be used ({common}); "
         f"`pool.max_rejected_share` allows {config.max_rejected_share:.2%}. "
         f"They are listed in {kept_path}. Repair the file, or raise the limit."

@@ -1,6 +1,7 @@
 """What the pool is: its configuration and the list of its files."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -8,10 +9,9 @@ from typing import Annotated, Any, Literal
 
 import fsspec
 import msgspec
-import pyarrow as pa
 
 from dsdm.config import Config
-from dsdm.errors import DataError
+from dsdm.errors import DataError, DsdmError
 
 Container = Literal["parquet", "jsonl", "text", "arrow"]
 
@@ -24,6 +24,9 @@ SUFFIXES: dict[str, Container] = {
     ".arrow": "arrow",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+# What stands before a URL's host, and what looks like its query: passwords, keys, signatures.
+_SECRETS = re.compile(r"""(?<=://)[^/\s'"]*(?=@)|(?<=\?)[^\s'"]*=[^\s'"]*""")
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -78,6 +81,21 @@ class PoolFile:
         """`gzip`, `zstd` or None, by the file's name."""
         return COMPRESSIONS.get(PurePosixPath(self.url).suffix.lower())
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a disk of this machine."""
+        return "://" not in self.url
+
+
+def without_secrets(text: str) -> str:
+    """The text without the names, passwords and queries of the URLs in it."""
+    return _SECRETS.sub("***", text)
+
+
+def pool_error(message: str) -> DataError:
+    """An error about the pool, whose message shows no secret of a URL."""
+    return DataError(without_secrets(message))
+
 
 def list_pool_files(config: PoolConfig) -> list[PoolFile]:
     """The files of the pool: in the order given, sorted within a folder or glob, each once.
@@ -89,10 +107,10 @@ def list_pool_files(config: PoolConfig) -> list[PoolFile]:
     for pattern in config.files:
         found = list(_list_pattern(pattern, config))
         if not found:
-            raise DataError(f"{pattern}: no file matches. Correct `pool.files`.")
+            raise pool_error(f"{pattern}: no file matches. Correct `pool.files`.")
         files.update({file.url: file for file in found if file.url not in files})
     if not files:
-        raise DataError("The pool is empty: name at least one file in `pool.files`.")
+        raise pool_error("The pool is empty: name at least one file in `pool.files`.")
     return list(files.values())
 
 
@@ -105,10 +123,12 @@ def _list_pattern(pattern: str, config: PoolConfig) -> Iterator[PoolFile]:
         paths = _glob(system, path) if any(c in path for c in "*?[") else [path]
         for found in paths:
             if not system.exists(found):
-                raise DataError(f"{pattern}: no such file or folder. Correct `pool.files`.")
+                raise pool_error(f"{pattern}: no such file or folder. Correct `pool.files`.")
             yield from _list_path(system, str(found), config)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{pattern}: cannot be listed ({error}).") from error
+    except DsdmError:
+        raise
+    except Exception as error:  # what the clients of object stores raise has no base
+        raise _unreachable(pattern, "listed", error) from error
 
 
 def _glob(system: Any, path: str) -> list[str]:
@@ -120,8 +140,17 @@ def _file_system(pattern: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(pattern)
     except (ImportError, ValueError) as error:
-        raise DataError(f"{pattern}: no reader for this kind of address ({error}).") from error
+        raise pool_error(f"{pattern}: no reader for this kind of address ({error}).") from error
+    except Exception as error:  # the same: some clients log in at once
+        raise _unreachable(pattern, "opened", error) from error
     return system, path
+
+
+def _unreachable(pattern: str, done: str, error: Exception) -> DataError:
+    return pool_error(
+        f"{pattern}: cannot be {done} ({type(error).__name__}: {error}). Correct `pool.files`, or "
+        "see to it that it can be reached from here."
+    )
 
 
 def _list_path(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]:
@@ -131,7 +160,7 @@ def _list_path(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]
         yield from _list_dataset(system, path)
     elif system.exists(f"{path}/dataset_dict.json"):
         splits = [str(p) for p in sorted(system.ls(path, detail=False)) if system.isdir(p)]
-        raise DataError(f"{path}: holds several splits; name one of {', '.join(splits)}.")
+        raise pool_error(f"{path}: holds several splits; name one of {', '.join(splits)}.")
     else:
         yield from _list_folder(system, path, config)
 
@@ -142,7 +171,7 @@ def _list_dataset(system: Any, path: str) -> Iterator[PoolFile]:
         state = msgspec.json.decode(system.cat_file(f"{path}/state.json"))
         names = [entry["filename"] for entry in state["_data_files"]]
     except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{path}/state.json: is not what datasets writes ({error}).") from error
+        raise pool_error(f"{path}/state.json: is not what datasets writes ({error}).") from error
     for name in names:
         yield _describe(system, f"{path}/{name}", "arrow")
 
@@ -162,7 +191,7 @@ def _list_folder(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFil
         yield _describe(system, found, _container(found, config.format))
     if not num_found:
         seen = f"it holds {', '.join(skipped[:3])}" if skipped else "it is empty"
-        raise DataError(f"{path}: no file of a known format in this folder; {seen}.")
+        raise pool_error(f"{path}: no file of a known format in this folder; {seen}.")
 
 
 def _container(path: str, format: str) -> Container:
@@ -172,7 +201,7 @@ def _container(path: str, format: str) -> Container:
     if format in ("parquet", "jsonl", "text"):
         return format  # type: ignore[return-value]  # mypy does not narrow a str by `in`
     if by_name is None or (format == "tokens" and by_name == "text"):
-        raise DataError(
+        raise pool_error(
             f"{path}: unknown format `{PurePosixPath(path).suffix}`. Known are "
             f"{', '.join(SUFFIXES)}, plain or with {', '.join(COMPRESSIONS)}; "
             "or say what it is with `pool.format`."
@@ -212,7 +241,7 @@ def content_fingerprint(file: PoolFile, advance: Callable[[int], None]) -> str:
                 digest.update(block)
                 advance(len(block))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}).") from error
+        raise pool_error(f"{path}: cannot be read ({error}).") from error
     return digest.hexdigest()[:16]
 
 
@@ -239,5 +268,5 @@ def _download(pattern: str) -> list[str]:
     try:
         dataset = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{pattern}: cannot be loaded as a data set ({error}).") from error
+        raise pool_error(f"{pattern}: cannot be loaded as a data set ({error}).") from error
     return [str(file["filename"]) for file in dataset.cache_files]

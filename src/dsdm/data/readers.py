@@ -1,8 +1,9 @@
 """Streams of records from the files of a pool, one format at a time; memory does not grow."""
 
+import contextlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,8 +11,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsdm.data.pool import PoolConfig, PoolFile
-from dsdm.errors import DataError
+from dsdm.data.pool import PoolConfig, PoolFile, pool_error
+from dsdm.errors import DataError, DsdmError
 
 BATCH_BYTES = 4 << 20
 BUFFER_BYTES = 1 << 20
@@ -90,23 +91,36 @@ def excerpt_of(value: object) -> str:
 def missing_column(file: PoolFile, name: str, columns: Iterable[str]) -> DataError:
     """The error for a column that `file` does not have."""
     seen = ", ".join(f"`{column}`" for column in columns) or "no columns"
-    return DataError(
+    return pool_error(
         f"{file.url}: has no column `{name}`; it has {seen}. "
         "Name the right ones in `pool.text`, `pool.tokens`, `pool.id` and `pool.source`."
     )
 
 
 def checked(file: PoolFile, records: Iterator[Numbered]) -> Iterator[Numbered]:
-    """The same records; whatever a damaged file makes the libraries raise becomes a DataError."""
+    """The same records; what `read_errors` knows becomes a DataError that says after which row."""
     after = "at its start"
-    try:
+    with read_errors(file, lambda: after):
         for record in records:
             yield record
             after = f"after row {record[0]}"
-    except (OSError, EOFError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file.url}: cannot be read {after} ({error}). It is missing, cut short or damaged: "
-            "fetch it again or leave it out of `pool.files`."
+
+
+@contextlib.contextmanager
+def read_errors(
+    file: PoolFile, place: Callable[[], str] = lambda: "at its start"
+) -> Iterator[None]:
+    """Turns whatever a damaged file or its store makes the libraries raise into a DataError."""
+    try:
+        yield
+    except Exception as error:  # what the clients of object stores raise has no base
+        is_known = isinstance(error, OSError | EOFError | pa.ArrowException)
+        if isinstance(error, DsdmError) or (file.is_local and not is_known):
+            raise
+        raise pool_error(
+            f"{file.url}: cannot be read {place()} ({type(error).__name__}: {error}). It is "
+            "missing, cut short or damaged, or its store refuses it: fetch it again, leave it out "
+            "of `pool.files`, or see to it that it can be reached from here."
         ) from error
 
 

@@ -9,6 +9,8 @@ from dsdm.lm.config import Output, Precision
 
 ESTIMATOR_NAMES = ("ekfac", "gradient", "trak")
 
+Labels = Literal["data", "sampled"]
+
 
 class DirectionsConfig(Config):
     """How directions are estimated."""
@@ -26,7 +28,7 @@ class DirectionsConfig(Config):
     """Added to every eigenvalue, as a share of the mean eigenvalue."""
     projection: int = 16
     """Random projection of `trak`: each layer's gradient becomes projection x projection."""
-    labels: Literal["data", "sampled"] = "data"
+    labels: Labels = "data"
     """What `ekfac` takes its curvature at: the pool's own next tokens or the proxy's."""
     batch_tokens: int = 8192
     """Tokens in one forward and backward pass, padding included."""

@@ -9,11 +9,19 @@ from transformers import PreTrainedModel
 
 from dsdm.artifacts import Draft, write_json
 from dsdm.data.batches import Rows, Subset
+from dsdm.datamodel.calibration import save_exact
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
 from dsdm.datamodel.gradients import linear_layers
-from dsdm.datamodel.scoring import calibrate, exact_scores, random_rows, scores_forward
+from dsdm.datamodel.scoring import (
+    EXACT_PASSES,
+    Calibration,
+    calibrate,
+    exact_scores,
+    random_rows,
+    scores_forward,
+)
 from dsdm.errors import NumericalError
 from dsdm.lm.model import check_finite, flops_per_token
 
@@ -56,14 +64,15 @@ def estimate_directions(
     rows = random_rows(question.pool, scores.calibration_rows, seed=config.seed + 1)
     directions, exact = _to_unit_spread(question, directions, rows, config, scores)
     mix, spread_of_mix = _mix(directions, exact, question.weights)
-    calibration = {
-        "mix_spread": spread_of_mix,
-        "steps": _steps(question.model, [*directions, mix], rows, config, scores),
-    }
+    calibrations = _calibrate(question.model, [*directions, mix], rows, config, scores)
+    steps = {n: {"step": c.step, "correlation": c.correlation} for n, c in calibrations.items()}
+    passes = EXACT_PASSES * len(directions) + sum(c.passes for c in calibrations.values())
+    row_flops = flops_per_token(question.model, int(rows.lengths.max()))
+    draft.flops += passes * float(rows.lengths.sum()) * row_flops
     for direction in [*directions, mix]:
         save_direction(direction, direction_path(draft.path, direction.target))
-    _save_arrays(draft.path / "calibration.npz", {"rows": rows.indices} | exact)
-    write_json(draft.path / CALIBRATION, calibration)
+    save_exact(draft.path, rows.indices, exact)
+    write_json(draft.path / CALIBRATION, {"mix_spread": spread_of_mix, "steps": steps})
     draft.counts["directions"] = len(directions) + 1
 
 
@@ -83,10 +92,6 @@ def scored_targets(targets: list[str], config: ScoresConfig) -> list[str]:
     return ([*targets, *single]) if config.per_target or single else [MIX]
 
 
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    np.savez(path, allow_pickle=False, **arrays)
-
-
 def _estimate(
     question: Question,
     method: str,
@@ -100,17 +105,17 @@ def _estimate(
     for name, rows in question.targets.items():
         for i in range(min(scores.per_example, len(rows.lengths))):
             targets[example_name(name, i)] = Subset(rows, np.array([i]))
-    tokens_read = 0
+    num_tokens = 0
 
-    def count(rows: int) -> None:
-        nonlocal tokens_read
-        tokens_read += rows * int(sample.lengths.mean())
-        advance(rows)
+    def count(tokens: int) -> None:
+        nonlocal num_tokens
+        num_tokens += tokens
+        advance(tokens)
 
     problem = Problem(question.model, linear_layers(question.model), targets, sample, count)
     estimated = ESTIMATORS[method](problem, config)
-    seq = int(sample.lengths.max())
-    draft.flops += 3 * tokens_read * flops_per_token(question.model, seq)
+    longest = max(int(rows.lengths.max()) for rows in (sample, *question.targets.values()))
+    draft.flops += 3 * num_tokens * flops_per_token(question.model, longest)
     directions = [
         Direction(tensors, method, target, question.proxy) for target, tensors in estimated.items()
     ]
@@ -153,22 +158,20 @@ def _mix(
     return add_directions(parts, factors, MIX), spread
 
 
-def _steps(
+def _calibrate(
     model: PreTrainedModel,
     directions: list[Direction],
     rows: Subset,
     config: DirectionsConfig,
     scores: ScoresConfig,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Calibration]:
+    """Of each direction that will be scored forward."""
     targets = [d.target for d in directions if d.target != MIX and "[" not in d.target]
     wanted = scored_targets(targets, scores)
     if not scores_forward(scores, len(wanted)):
         return {}
-    calibrations = {
+    return {
         direction.target: calibrate(model, direction, rows, config.output, scores)
         for direction in directions
         if direction.target in wanted
-    }
-    return {
-        target: {"step": c.step, "correlation": c.correlation} for target, c in calibrations.items()
     }

@@ -16,6 +16,7 @@ from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import CALIBRATION, MIX, direction_path, scored_targets
 from dsdm.datamodel.scoring import (
     BACKWARD_PASSES,
+    FORWARD_PASSES,
     Advance,
     score_backward,
     score_forward,
@@ -135,7 +136,7 @@ def _score(
     for name, direction in zip(names, directions, strict=True):
         step = _calibration(folders[direction.method])["steps"][direction.target]["step"]
         values[name] = score_forward(model, direction, rows, output, step, config, advance)
-    return values, 2.0 * len(directions)
+    return values, FORWARD_PASSES * len(directions)
 
 
 def _calibration(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,10 @@ from dsdm.lm.outputs import example_outputs, plain_token_outputs
 
 FORWARD_AT_MOST = 1
 """Directions up to which two forward passes for each are cheaper than one backward pass."""
+EXACT_PASSES = 4.0
+"""What an exact slope costs in forward passes: forward mode, plain attention and logits."""
+FORWARD_PASSES = 2.0
+"""What forward scoring costs for each direction."""
 BACKWARD_PASSES = 3.0
 """What backward scoring costs in forward passes, whatever the number of directions: forward,
 backward without weight gradients, and the examples' gradients, which serve every direction."""
@@ -44,6 +48,8 @@ class Calibration:
     """Half the distance between the two forward passes, in units of the direction."""
     correlation: float
     """Of the forward scores with the exact derivative."""
+    passes: float
+    """Forward passes over the rows that it took."""
 
 
 Advance = Callable[[int], None]
@@ -79,7 +85,8 @@ def calibrate(
         correlation = float(np.corrcoef(exact, forward)[0, 1])
         tried.append(f"{correlation:.4f} at step {step:.3g}")
         if correlation >= config.min_correlation:
-            return Calibration(spread, step, correlation)
+            passes = EXACT_PASSES + FORWARD_PASSES * len(tried)
+            return Calibration(spread, step, correlation, passes)
     raise NumericalError(
         f"direction {direction.method} for {direction.target}: forward scores disagree with the "
         f"exact derivative on {len(exact)} rows: correlation {', '.join(tried)}; "

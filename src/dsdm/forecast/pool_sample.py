@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from dsdm.artifacts import load_manifest
 from dsdm.config import parse_config
 from dsdm.data.documents import Document, PoolConfig, PoolFile, read_documents
-from dsdm.data.readers import checked, read_batches, read_parsed_lines
+from dsdm.data.pool import pool_error
+from dsdm.data.readers import checked, read_batches, read_errors, read_parsed_lines
 from dsdm.data.rows import cut_rows
 from dsdm.data.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
-from dsdm.errors import DataError
 from dsdm.pipeline.data_stages import examples_work, tokenizer_work
 from dsdm.pipeline.run import Run
 
@@ -71,7 +71,7 @@ def read_pool_sample(run: Run) -> PoolSample:
     read_seconds = time.monotonic() - start
     documents = [document for sample in samples for document in sample.documents]
     if not documents:
-        raise DataError(f"{files[0].url}: no usable document at its start. Look into the pool.")
+        raise pool_error(f"{files[0].url}: no usable document at its start. Look into the pool.")
     texts = [document.text for document in documents if document.text is not None]
     size = sum(len(text.encode()) for text in texts)
 
@@ -125,7 +125,7 @@ def _tokens_of(document: Document) -> np.ndarray:
 def _share_read(file: PoolFile, config: PoolConfig, rows: int) -> float:
     """The part of `file` that its first `rows` rows are."""
     if file.format == "parquet":
-        with fsspec.open(file.url, "rb") as handle:
+        with read_errors(file), fsspec.open(file.url, "rb") as handle:
             return rows / max(int(pq.read_metadata(handle).num_rows), rows)
     if file.format == "arrow":
         read = sum(_batch_bytes(batch, rows - first) for first, batch in _batches(file, rows))
@@ -151,7 +151,7 @@ def _expansion(file: PoolFile) -> float:
     """Bytes of content for each byte of a compressed file, measured at its start."""
     if file.compression is None:
         return 1.0
-    with fsspec.open(file.url, "rb") as raw:
+    with read_errors(file), fsspec.open(file.url, "rb") as raw:
         stream = pa.CompressedInputStream(raw, file.compression)
         read = len(stream.read(EXPANSION_BYTES))
         # It reads ahead by less than 64 KiB.

@@ -1,13 +1,11 @@
 """What each stage of a run costs, counted in tokens and passes at measured speeds."""
 
 from dsdm.datamodel.estimate import scored_targets
-from dsdm.datamodel.scoring import BACKWARD_PASSES, scores_forward
+from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, scores_forward
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, num_candidates
 
-JVP_PASSES = 4
-"""Forward passes that one exact slope costs (forward mode, plain attention and logits)."""
 LOGITS_HELD = 6
 """Copies of a batch's logits that an exact slope holds."""
 EXPORT_SECONDS_A_BYTE = 2e-8
@@ -92,8 +90,10 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
     passes = {"ekfac": 2.0, "trak": 1.0}.get(method, 0.0)
     gradient_tokens = passes * sample + measured.targets.fit_tokens * (1 + scores.per_example / 9)
     wanted = _num_wanted(experiment)
-    slopes = num_directions + (wanted if scores_forward(scores, wanted) else 0)
-    slope_tokens = JVP_PASSES * slopes * scores.calibration_rows * row_tokens
+    slope_passes = EXACT_PASSES * num_directions
+    if scores_forward(scores, wanted):
+        slope_passes += (EXACT_PASSES + FORWARD_PASSES) * wanted
+    slope_tokens = slope_passes * scores.calibration_rows * row_tokens
     extra, solving, state = _curvature(method, experiment, measured, sample)
     gradient_flops = 3 * speed.flops_a_token
     seconds = (
@@ -139,7 +139,7 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     # Each estimator's scores are a pass of their own.
     tokens = num_methods * experiment.proxies.count * pool.tokens
     forward = scores_forward(config, wanted)
-    passes = 2.0 * wanted if forward else BACKWARD_PASSES
+    passes = FORWARD_PASSES * wanted if forward else BACKWARD_PASSES
     # A backward pass for scores reads at the speed of the directions' gradients.
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes
     copies = 2 if forward else wanted

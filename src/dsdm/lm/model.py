@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from dsdm.data.batches import Batch
-from dsdm.errors import ModelError, NumericalError
+from dsdm.errors import ArtifactError, ModelError, NumericalError
 from dsdm.lm import outputs
 from dsdm.lm.config import ModelConfig, Precision
 
@@ -55,10 +55,26 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_saved(folder: Path, device: torch.device = CPU) -> PreTrainedModel:
-    """The model that `save_model` wrote, in fp32, in evaluation mode."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+    """The model that `save_model` wrote, in fp32, in evaluation mode.
+
+    Raises:
+        ArtifactError: the folder is missing or holds no such model.
+    """
+    # transformers would take a folder that is not there for a name on its hub.
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(
+            f"{folder}: is missing or is no saved model: it has no config.json. Run what makes it "
+            "again."
+        )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    except Exception as error:  # what transformers and safetensors raise has no base
+        raise ArtifactError(
+            f"{folder}: is no saved model that can be loaded ({error}). Delete this folder and run "
+            "what makes it again."
+        ) from error
     _turn_off_dropout(model)
     nn.Module.to(model, device)
     model.eval()

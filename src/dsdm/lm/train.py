@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsdm.artifacts import load_manifest, write_json, writing
+from dsdm.artifacts import disk_errors, load_manifest, restore, write_json, writing
 from dsdm.config import differences
 from dsdm.data.batches import IGNORED, Batch, Rows, collate, plan_batches
 from dsdm.errors import ArtifactError, NumericalError
@@ -180,6 +180,8 @@ class _Trainer:
 
     def resume(self) -> None:
         """Continues from the checkpoint, where there is one."""
+        with disk_errors(self.checkpoint):
+            restore(self.checkpoint)
         manifest = load_manifest(self.checkpoint)
         if manifest is None:
             return

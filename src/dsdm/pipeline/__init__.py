@@ -92,13 +92,18 @@ def run_experiment(
                 works = list(maker(run))
                 made, total = made + perform(maker, works), total + len(works)
             announce(stage, made, total)
-            if stage == "tokenizer":
+            if stage == "tokenizer" and _has_models_to_train(run):
                 model_stages.check_models(run)
             if stage == until:
                 break
     # Last, so that a run that was refused is still described by the experiment that made it.
     save_experiment(experiment, described)
     return run
+
+
+def _has_models_to_train(run: Run) -> bool:
+    makers = [*STAGES["proxies"], *STAGES["models"]]
+    return any(work.state()[0] != "done" for make in makers for work in make(run))
 
 
 def run_status(experiment: Experiment) -> Iterator[Status]:

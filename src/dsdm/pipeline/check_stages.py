@@ -190,7 +190,7 @@ def _halves(run: Run, config: CheckConfig, draft: Draft) -> None:
     targets = target_rows(run, "fit")
     halves = {name: split_halves(t, _seed(run, config, name)) for name, t in targets.items()}
     curvature, is_other = _curvature_rows(run, config)
-    with progress("check/halves", None, "rows") as advance:
+    with progress("check/halves", None, "tokens") as advance:
         found = half_directions(
             model,
             experiment.selecting_method,

@@ -9,8 +9,10 @@ import numpy as np
 
 from dsdm.artifacts import Draft, write_json
 from dsdm.config import as_dict, fingerprint
+from dsdm.data.overlap import DEFAULT_WORDS
 from dsdm.data.sequences import Rows, Subset
 from dsdm.data.tasks import Part
+from dsdm.errors import DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
 from dsdm.pipeline.run import Run
@@ -65,9 +67,21 @@ def scores_work(run: Run) -> Iterator[Work]:
 
 
 def usable_rows(run: Run) -> np.ndarray:
-    """Rows of the first pool, in order, without those of dropped candidates."""
+    """Rows of the first pool, in order, without those of dropped candidates.
+
+    Raises:
+        DataError: every candidate is dropped.
+    """
     rows = np.arange(run.num_first_rows)
-    return rows[~np.isin(run.examples.candidate_of_row[rows], run.droppable)]
+    candidates = run.examples.candidate_of_row[rows]
+    usable = rows[~np.isin(candidates, run.droppable)]
+    if not len(usable):
+        raise DataError(
+            f"drop_overlap: all {len(np.unique(candidates)):,} candidates of the pool share "
+            f"{DEFAULT_WORDS} words in a row with a target, so that none of its {len(rows):,} rows "
+            "is left. Set `drop_overlap` to false, or give another pool or other targets."
+        )
+    return usable
 
 
 def target_rows(run: Run, part: Part) -> dict[str, Rows]:
@@ -152,7 +166,7 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
         weights={target.name: target.weight for target in experiment.targets},
         pool=Subset(run.examples, usable_rows(run)),
     )
-    with progress(f"directions/{method}/{number}", None, "rows") as advance:
+    with progress(f"directions/{method}/{number}", None, "tokens") as advance:
         estimate_directions(
             question, method, experiment.directions, experiment.scores, draft, advance
         )

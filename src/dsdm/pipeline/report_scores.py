@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
+from dsdm.datamodel.calibration import load_exact
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.experiment import Experiment
 from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores
@@ -19,7 +20,7 @@ from dsdm.report.figures import score_by_length, score_histogram
 from dsdm.report.parts import Calibration, Figure, Matrix, SourceShare
 from dsdm.selection import Scores
 
-CALIBRATION = "calibration"
+CALIBRATION = "calibration.json"
 MOST_SOURCES = 40
 MOST_COLUMNS = 24
 SAMPLE = 200_000
@@ -124,7 +125,7 @@ def load_scored_pool(folder: Path, experiment: Experiment) -> ScoredPool | None:
 def calibrations(folder: Path, experiment: Experiment) -> Iterator[Calibration]:
     """How each direction that was scored forward agrees with its exact derivative."""
     for method, proxy, directions in _direction_folders(folder, experiment):
-        found = json.loads((directions / f"{CALIBRATION}.json").read_text(encoding="utf-8"))
+        found = json.loads((directions / CALIBRATION).read_text(encoding="utf-8"))
         for target, line in found["steps"].items():
             yield Calibration(method, str(proxy), target, line["step"], line["correlation"])
 
@@ -133,9 +134,8 @@ def calibration_agreement(folder: Path, experiment: Experiment) -> Iterator[Matr
     """For each method, how proxies and targets agree in the exact scores of calibration rows."""
     by_method: dict[str, dict[str, np.ndarray]] = {}
     for method, proxy, directions in _direction_folders(folder, experiment):
-        with np.load(directions / f"{CALIBRATION}.npz") as exact:
-            targets = [target.name for target in experiment.targets]
-            found = {f"{method}.{proxy}.{target}": exact[target] for target in targets}
+        exact = load_exact(directions, [target.name for target in experiment.targets])
+        found = {f"{method}.{proxy}.{target}": values for target, values in exact.items()}
         by_method.setdefault(method, {}).update(found)
     for method, columns in by_method.items():
         names = list(columns)[:MOST_COLUMNS]

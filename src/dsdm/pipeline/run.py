@@ -10,7 +10,7 @@ import numpy as np
 
 from dsdm.artifacts import disk_errors, write_json
 from dsdm.data.examples import Examples, load_examples
-from dsdm.data.pool import PoolFile, content_fingerprint, list_pool_files
+from dsdm.data.pool import PoolFile, content_fingerprint, list_pool_files, without_secrets
 from dsdm.data.tasks import Part, TargetRows, load_target
 from dsdm.data.tokenizer import Tokenizer, load_tokenizer
 from dsdm.errors import ArtifactError
@@ -106,8 +106,8 @@ class Run:
         gone = [url for url in known if url not in files]
         if gone:
             raise ArtifactError(
-                f"{gone[0]}: was part of the pool when this run began and is gone. Put it back, or "
-                "start over with --redo examples."
+                f"{without_secrets(gone[0])}: was part of the pool when this run began and is "
+                "gone. Put it back, or start over with --redo examples."
             )
         urls = [*known, *(url for url in files if url not in known)]
         contents = self._contents([files[url] for url in urls])

@@ -42,7 +42,7 @@ def half_directions(
     config: DirectionsConfig,
     halves: Mapping[str, tuple[Rows, Rows]],
     sample: Rows,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, tuple[Direction, Direction]]:
     """Both halves' directions of each target, under one curvature, at the estimator's own scale.
 
@@ -52,7 +52,7 @@ def half_directions(
         config: As the run's directions.
         halves: The halves of each target.
         sample: Rows of the pool for the curvature.
-        advance: Called with the rows done since the last call.
+        advance: Called with the tokens done since the last call.
     """
     named = {f"{name}/{i}": pair[i] for name, pair in halves.items() for i in (0, 1)}
     problem = Problem(model, linear_layers(model), named, sample, advance)

@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 
 from dsdm.data.documents import PoolConfig
 from dsdm.data.export.chosen import SCORE, ChosenShard
+from dsdm.data.pool import pool_error
 from dsdm.data.tokenizer import Tokenizer
-from dsdm.errors import DataError
 
 
 def common_schema(
@@ -47,7 +47,7 @@ def _unify(common: pa.Schema, schema: pa.Schema, files: Sequence[str]) -> pa.Sch
     try:
         return pa.unify_schemas([common, schema], promote_options="permissive")
     except pa.ArrowException as error:
-        raise DataError(
+        raise pool_error(
             f"{files[-1]}: has a column of another type than the {len(files) - 1} files before it "
             f"({error}). One Parquet dataset can't hold both: export with format jsonl, or make "
             "the columns the same."
@@ -63,7 +63,7 @@ def _cast(batch: pa.RecordBatch, field: pa.Field, file: str) -> pa.Array:
     try:
         return pc.cast(column, field.type)
     except pa.ArrowException as error:
-        raise DataError(
+        raise pool_error(
             f"{file}: column `{field.name}` can't be written as {field.type}, which other files of "
             f"the pool need ({error}). Export with format jsonl, or make the columns the same."
         ) from error

@@ -64,7 +64,7 @@ def _eigenbases(problem: Problem, config: DirectionsConfig) -> dict[str, Eigenba
     device = problem.model.device
     inputs = {la.name: _zeros(la.d_in, la.d_in, device) for la in problem.layers}
     grads = {la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers}
-    for factors in problem.sample_factors(config, every=_basis_stride(problem)):
+    for factors in problem.sample_factors(config, config.labels, every=_basis_stride(problem)):
         for name, layer_factors in factors.items():
             g = layer_factors.output_grads.flatten(0, 1)
             x = layer_factors.inputs.flatten(0, 1) * layer_factors.present.flatten()[:, None]
@@ -78,7 +78,7 @@ def _corrected_eigenvalues(
 ) -> dict[str, Float[Tensor, "d_out d_in"]]:
     sums = {la.name: _zeros(la.d_out, la.d_in, problem.model.device) for la in problem.layers}
     num_rows = 0
-    for factors in problem.sample_factors(config):
+    for factors in problem.sample_factors(config, config.labels):
         for name, layer_factors in factors.items():
             gradients = _rotated_gradients(layer_factors, bases[name])
             sums[name] += gradients.square().sum(0).double()

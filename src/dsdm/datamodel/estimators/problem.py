@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, Subset, iter_batches
-from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.config import DirectionsConfig, Labels
 from dsdm.datamodel.gradients import Layer, LayerFactors, factors_of, mean_gradient
 from dsdm.lm.outputs import sampled_labels
 
@@ -24,8 +24,8 @@ class Problem:
     layers: list[Layer]
     targets: Mapping[str, Rows]
     sample: Rows
-    advance: Callable[[int], None] = lambda rows: None
-    """Called with the rows done since the last call."""
+    advance: Callable[[int], None] = lambda tokens: None
+    """Called with the tokens done since the last call."""
 
     def target_gradient(self, target: str, config: DirectionsConfig) -> Tensors:
         """The mean output gradient of one target, by parameter name."""
@@ -39,21 +39,22 @@ class Problem:
             precision=config.precision,
             context_weight=config.context_weight,
         )
-        self.advance(len(self.targets[target].lengths))
+        self.advance(int(self.targets[target].lengths.sum()))
         return gradient
 
     def sample_factors(
-        self, config: DirectionsConfig, every: int = 1
+        self, config: DirectionsConfig, labels: Labels, every: int = 1
     ) -> Iterator[dict[str, LayerFactors]]:
         """The layers' gradient factors for every batch of the sample, the same on every call.
 
-        With `every` 3, of a third of its rows.
+        At the rows' own next tokens, or at tokens drawn from the proxy. With `every` 3, of a third
+        of the rows.
         """
         device = self.model.device
         generator = torch.Generator(device).manual_seed(config.seed)
         sample = Subset(self.sample, np.arange(0, len(self.sample.lengths), every))
         for indices, data in iter_batches(sample, config.batch_tokens, device):
-            sampled = config.labels == "sampled"
-            batch = sampled_labels(self.model, data, generator) if sampled else data
+            is_sampled = labels == "sampled"
+            batch = sampled_labels(self.model, data, generator) if is_sampled else data
             yield factors_of(self.model, self.layers, batch, config.output, config.precision)
-            self.advance(len(indices))
+            self.advance(int(sample.lengths[indices].sum()))

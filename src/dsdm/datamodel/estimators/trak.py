@@ -94,7 +94,7 @@ def _gram(
     dim = sum(len(left) * len(right) for left, right in projections.values())
     gram = torch.zeros(dim, dim, dtype=torch.float64, device=problem.model.device)
     num_rows = 0
-    for factors in problem.sample_factors(config):
+    for factors in problem.sample_factors(config, "data"):
         phi = torch.cat([project(f, *projections[name]) for name, f in factors.items()], 1)
         gram += (phi.T @ phi).double()
         num_rows += len(phi)

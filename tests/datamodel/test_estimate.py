@@ -1,0 +1,76 @@
+"""What `estimate_directions` writes beside the directions, and what it says that it took."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsdm.artifacts import Draft
+from dsdm.data.batches import Rows
+from dsdm.datamodel.calibration import load_exact
+from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
+from dsdm.datamodel.directions import load_direction
+from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
+from dsdm.datamodel.scoring import exact_scores
+from dsdm.lm.model import flops_per_token
+from tests.conftest import ListRows, random_rows, tiny_model
+
+MODEL = tiny_model()
+POOL = random_rows(30, seed=1)
+CALIBRATED = 12
+
+
+def estimate(
+    folder: Path, targets: dict[str, Rows], method: str = "gradient", scoring: str = "backward"
+) -> Draft:
+    """The written draft."""
+    question = Question(MODEL, "p", targets, dict.fromkeys(targets, 1.0), POOL)
+    config = DirectionsConfig(projection=2, curvature_rows=30, batch_tokens=50)
+    scores = ScoresConfig(
+        method=scoring, calibration_rows=CALIBRATED, precision="float32", batch_tokens=50
+    )
+    draft = Draft(folder)
+    estimate_directions(question, method, config, scores, draft, lambda tokens: None)
+    return draft
+
+
+def test_targets_may_have_any_name(tmp_path: Path) -> None:
+    names = ["file", "rows", "allow_pickle", "args", "scores.file"]
+    targets = {name: random_rows(3, seed=i) for i, name in enumerate(names)}
+    estimate(tmp_path, targets)
+    with np.load(tmp_path / "calibration.npz") as arrays:
+        indices = arrays["rows"]
+    assert len(set(indices)) == CALIBRATED
+    found = load_exact(tmp_path, names)
+    for name in names:
+        direction = load_direction(direction_path(tmp_path, name))
+        exact = exact_scores(MODEL, direction, POOL, "loglik", 50)
+        np.testing.assert_allclose(found[name], exact[indices], rtol=1e-6)
+
+
+def test_scores_of_earlier_runs_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "calibration.npz", rows=np.arange(3), words=np.arange(3.0))
+    assert load_exact(tmp_path, ["words"])["words"].tolist() == [0.0, 1.0, 2.0]
+
+
+def passes_over(rows: ListRows, indices: np.ndarray) -> float:
+    """FLOPs of one forward pass over some rows."""
+    lengths = rows.lengths[indices]
+    return float(lengths.sum()) * flops_per_token(MODEL, int(lengths.max()))
+
+
+@pytest.mark.parametrize("method", ["gradient", "trak"])
+@pytest.mark.parametrize("scoring", ["backward", "forward"])
+def test_flops_are_of_the_tokens_that_are_read(tmp_path: Path, method: str, scoring: str) -> None:
+    # Targets' rows are longer than the pool's.
+    targets = {"a": random_rows(9, longest=15, seed=3), "b": random_rows(5, longest=15, seed=4)}
+    found = estimate(tmp_path, targets, method, scoring).flops
+    tokens = sum(rows.lengths.sum() for rows in targets.values())
+    tokens += POOL.lengths.sum() if method == "trak" else 0
+    longest = max(rows.lengths.max() for rows in targets.values())
+    with np.load(tmp_path / "calibration.npz") as arrays:
+        calibrated = passes_over(POOL, arrays["rows"])
+    # Four passes for each exact slope; the mix's step takes one more, and two passes to try it.
+    passes = 2 * 4 + (4 + 2 if scoring == "forward" else 0)
+    expected = 3 * tokens * flops_per_token(MODEL, int(longest)) + passes * calibrated
+    assert found == pytest.approx(expected)
