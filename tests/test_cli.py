@@ -1,6 +1,7 @@
 """The commands, on a whole experiment of two seconds."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.cli import main
+from dsdm.experiment import load_experiment, record_experiment
 from dsdm.lm import model
 from dsdm.pipeline import STAGES
 from tests.tiny_runs import Dsdm, add_pool_file, write_data, write_experiment
@@ -172,6 +174,35 @@ def test_a_comparison_trains_and_evaluates_its_arms(tiny: Path, dsdm: Dsdm) -> N
     assert "random" in out
     losses = tiny.parent / "run" / "evaluations" / "report" / "top-0" / "losses.json"
     assert json.loads(losses.read_text())["words"] > 0
+
+
+def test_a_comparison_stays_on_record_when_a_later_command_has_none(
+    finished: Path, dsdm: Dsdm, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.parent / "run", folder)
+    compare = "{arms: [ekfac, random], epochs: 1}"
+    again = ("run", finished, "--run", folder, "--until", "dataset")
+    assert dsdm(*again, "--compare", compare)[0] == 0
+    assert dsdm(*again)[0] == 0
+    recorded = load_experiment(folder / "experiment.yaml").compare
+    assert recorded is not None
+    assert recorded.arms == ("ekfac", "random")
+    # Its arms need scores that such a run does not make.
+    other = load_experiment(finished, [("directions.estimators", "[gradient]")])
+    record_experiment(other, folder / "experiment.yaml")
+    assert load_experiment(folder / "experiment.yaml").compare is None
+
+
+def test_a_stage_that_is_misspelt_deletes_nothing(finished: Path, dsdm: Dsdm) -> None:
+    before = content(finished.parent, "selection")
+    code, _, err = dsdm("run", finished, "--redo", "selection", "--until", "datset")
+    assert code == 2
+    assert "'datset' is not a stage" in err
+    assert content(finished.parent, "selection") == before
+    code, _, err = dsdm("run", finished, "--dry-run", "--redo", "selection")
+    assert code == 2
+    assert "leave --redo and --until out" in err
 
 
 def test_a_new_experiment_can_be_written_and_loaded(tmp_path: Path, dsdm: Dsdm) -> None:

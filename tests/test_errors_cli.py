@@ -318,6 +318,14 @@ def test_a_pool_file_that_changed(tiny: Path, dsdm: Dsdm) -> None:
     assert "--redo examples" in found
 
 
+def test_a_target_file_that_changed(tiny: Path, dsdm: Dsdm) -> None:
+    assert dsdm("run", tiny, "--until", "targets")[0] == 0
+    write_jsonl(tiny.parent / "target.jsonl", target_records(21))
+    found = message(dsdm, "run", tiny)
+    assert "input files changed" in found
+    assert "--redo targets" in found
+
+
 def test_a_pool_file_that_is_gone(tiny: Path, dsdm: Dsdm) -> None:
     assert dsdm("run", tiny, "--until", "examples")[0] == 0
     (tiny.parent / "pool" / "b.jsonl").unlink()

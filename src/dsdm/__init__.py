@@ -1,6 +1,6 @@
 """Choose the training data that makes your language model better at your tasks.
 
-    experiment = dsdm.load_experiment("my.yaml")
+    experiment = dsdm.load_experiment(Path("my.yaml"))
     run = dsdm.run_experiment(experiment)
     scores = dsdm.run_scores(run, "ekfac")
     chosen = dsdm.select(scores, dsdm.SelectionConfig(tokens=1e9))

@@ -44,15 +44,18 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     from dsdm.experiment import load_experiment
 
     experiment = load_experiment(parsed.file, overrides)
+    if parsed.dry_run and (parsed.redo or parsed.until):
+        raise ConfigError("--dry-run forecasts the whole run: leave --redo and --until out.")
     if parsed.dry_run:
         from dsdm.forecast import forecast
 
         print(forecast(experiment))
         return
-    from dsdm.pipeline import redo, run_experiment
+    from dsdm.pipeline import check_stage, redo, run_experiment
     from dsdm.pipeline.report import write_run_report
     from dsdm.pipeline.summary import summary_lines
 
+    check_stage(parsed.until)
     if parsed.redo:
         redo(experiment, parsed.redo)
     _quiet_libraries()

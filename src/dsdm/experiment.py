@@ -1,5 +1,6 @@
 """A whole experiment: the one file that composes every stage's settings."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,6 +126,22 @@ def _check_arms(experiment: Experiment) -> None:
                 f"compare.arms: {arm.name!r} needs the scores of each target: set "
                 "scores.per_target to true."
             )
+
+
+def record_experiment(experiment: Experiment, path: Path) -> None:
+    """Writes what a run folder was made with.
+
+    A comparison on record there stays where the experiment has none: its models are still there,
+    and `dsdm compare` may have chosen its arms.
+    """
+    if experiment.compare is None and path.exists():
+        # One that fits the experiment no longer is let go.
+        with contextlib.suppress(ConfigError):
+            compare = load_experiment(path).compare
+            recorded: Experiment = msgspec.structs.replace(experiment, compare=compare)
+            _check_arms(recorded)
+            experiment = recorded
+    save_experiment(experiment, path)
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:

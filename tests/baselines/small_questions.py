@@ -22,6 +22,7 @@ def question_of(
     models: Sequence[PreTrainedModel] = (),
     seed: int = 0,
     advance: Callable[[int], None] = lambda count: None,
+    count_flops: Callable[[float], None] = lambda flops: None,
 ) -> Question:
     """Of texts, of rows, or of both. Without `candidate_of_row`, a row is a candidate."""
     targets = targets or {}
@@ -42,6 +43,7 @@ def question_of(
         seed=seed,
         fingerprint="abcd",
         advance=advance,
+        count_flops=count_flops,
     )
 
 

@@ -122,6 +122,21 @@ def test_a_source_of_negative_scores_beats_one_without_candidates():
     assert (best_source(scores, 1, seed=0).values >= 1).any()
 
 
+def test_what_is_not_allowed_is_neither_drawn_nor_counted():
+    scores = random_scores(400)
+    chosen = select(scores, SelectionConfig(tokens=8_000))
+    allowed = np.ones(400, bool)
+    allowed[np.setdiff1d(np.flatnonzero(scores.sources == 0), chosen)[::2]] = False
+    drawn = source_matched(scores, chosen, seed=1, allowed=allowed).values >= 1
+    assert allowed[drawn].all()
+    wanted = tokens_by_source(scores, chosen)
+    found = tokens_by_source(scores, np.flatnonzero(drawn))
+    np.testing.assert_allclose(found, wanted, atol=500)
+    # Books are best, unless they may not be taken.
+    found = best_source(scores, 1, seed=0, allowed=scores.sources != 0)
+    assert set(scores.sources[found.values >= 1]) == {2}
+
+
 def test_a_score_that_is_no_number_is_an_error():
     scores = random_scores(50)
     scores.values[7] = np.nan

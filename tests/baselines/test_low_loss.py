@@ -7,6 +7,7 @@ import torch
 from dsdm.baselines import pool_batches
 from dsdm.baselines.low_loss import low_loss
 from dsdm.data.batches import Row
+from dsdm.lm.model import flops_per_token
 from tests.baselines.small_questions import question_of
 from tests.conftest import ListRows, random_rows, tiny_model
 
@@ -42,11 +43,20 @@ def test_scores_are_minus_the_mean_loss_of_a_token():
     models = [tiny_model("gpt2", seed=1), tiny_model("llama", seed=2)]
     rows = random_rows(len(OWNERS))
     seen: list[int] = []
-    question = question_of(rows=rows, candidate_of_row=OWNERS, models=models, advance=seen.append)
+    flops: list[float] = []
+    question = question_of(
+        rows=rows,
+        candidate_of_row=OWNERS,
+        models=models,
+        advance=seen.append,
+        count_flops=flops.append,
+    )
     found = low_loss(question)
     np.testing.assert_allclose(found.values, literal_values(models, rows, OWNERS), rtol=1e-9)
     assert (found.method, found.fingerprint) == ("low-loss", "abcd")
     assert sum(seen) == 2 * 5
+    tokens, longest = rows.lengths.sum(), int(rows.lengths.max())
+    assert sum(flops) > 0.5 * sum(tokens * flops_per_token(m, longest) for m in models)
 
 
 def test_a_candidate_of_one_token_is_not_taken_for_the_easiest():

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from dsdm.datamodel.config import DirectionsConfig, Labels, ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.estimators import Problem, Tensors, estimate_ekfac, estimate_gradient
+from dsdm.datamodel.estimators import Problem, Tensors, ekfac, estimate_ekfac, estimate_gradient
 from dsdm.datamodel.gradients import Layer, LayerFactors, linear_layers
 from dsdm.datamodel.scoring import score_backward
 from dsdm.lm.config import Output
-from tests.conftest import random_rows, tiny_model
+from tests.conftest import ListRows, random_rows, tiny_model
 from tests.oracles import (
     assert_same,
     dense_ekfac,
@@ -178,6 +178,23 @@ def test_batches_of_the_sample_change_nothing() -> None:
         for parameter, tensor in one[name].items():
             scale = 1e-7 * tensor.norm().item()
             torch.testing.assert_close(many[name][parameter], tensor, rtol=1e-6, atol=scale)
+
+
+def test_a_large_sample_gives_its_eigenbases_by_a_part_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, config = tiny_model(), configure()
+    problem = make_problem(model)
+    widest = max(max(layer.d_in, layer.d_out) for layer in problem.layers)
+    # Three times as many tokens as are asked for.
+    monkeypatch.setattr(ekfac, "BASIS_TOKENS", sum(POOL.lengths) / (3.5 * widest))
+    bases = ekfac._eigenbases(problem, config)
+    third = Problem(model, problem.layers, TARGETS, ListRows(POOL.rows[::3]))
+    monkeypatch.setattr(ekfac, "BASIS_TOKENS", 1e9)
+    expected = ekfac._eigenbases(third, config)
+    for name, basis in bases.items():
+        torch.testing.assert_close(basis.input.abs(), expected[name].input.abs())
+        torch.testing.assert_close(basis.output.abs(), expected[name].output.abs())
 
 
 def test_heavy_damping_leaves_each_layers_gradient(model: PreTrainedModel) -> None:

@@ -25,7 +25,7 @@ def estimate(
 ) -> Draft:
     """The written draft."""
     question = Question(MODEL, "p", targets, dict.fromkeys(targets, 1.0), POOL)
-    config = DirectionsConfig(projection=2, curvature_rows=30, batch_tokens=50)
+    config = DirectionsConfig(output="loglik", projection=2, curvature_rows=30, batch_tokens=50)
     scores = ScoresConfig(
         method=scoring, calibration_rows=CALIBRATED, precision="float32", batch_tokens=50
     )

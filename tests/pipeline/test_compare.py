@@ -17,7 +17,7 @@ from dsdm.pipeline.summary import summary_lines
 from dsdm.pipeline.training_rows import arm_scores, held_out, training_order
 from dsdm.selection import select
 from tests.data.pools import write_jsonl
-from tests.tiny_runs import target_records, write_data, write_experiment
+from tests.tiny_runs import add_pool_file, target_records, write_data, write_experiment
 
 ARMS = (
     *("top", "bottom", "random", "random@0.5", "repeated", "source-matched", "best-source"),
@@ -116,6 +116,21 @@ def test_a_seed_that_renews_has_proxies_and_rankings_of_its_own(run: Run) -> Non
     top = run.experiment.compared_arms[0]
     rankings = [select(arm_scores(r, top), run.experiment.selection) for r in run.replicates]
     assert not np.array_equal(*rankings)
+
+
+def test_random_draws_from_files_that_joined_later_too(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run.folder.parent, folder)
+    changes = {
+        "run": str(folder / "run"),
+        "pool": msgspec.structs.replace(run.experiment.pool, files=[str(folder / "pool")]),
+    }
+    copied = msgspec.structs.replace(run.experiment, **changes)
+    before = Run(copied)
+    add_pool_file(folder, "later", seed=7)
+    after = run_experiment(copied, until="examples")
+    assert after.examples.num_candidates > before.examples.num_candidates
+    assert max(candidates_of(after, "random")) >= before.examples.num_candidates
 
 
 def test_a_models_folder_says_which_candidates_it_saw(run: Run) -> None:

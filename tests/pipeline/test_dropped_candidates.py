@@ -11,7 +11,7 @@ from dsdm.pipeline.select_stages import run_scores, selected_candidates
 from dsdm.pipeline.training_rows import training_order
 from tests.toy import toy_experiment, write_lines, write_world
 
-ARMS = ("top", "bottom", "repeated", "random")
+ARMS = ("top", "bottom", "repeated", "random", "source-matched", "best-source")
 PRECISE = {"precision": "float32"}
 
 

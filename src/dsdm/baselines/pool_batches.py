@@ -7,6 +7,7 @@ import numpy as np
 
 from dsdm.baselines.question import Question
 from dsdm.data.batches import Batch, iter_batches
+from dsdm.lm.model import flops_per_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,3 +27,5 @@ def pool_batches(
     for rows, batch in iter_batches(question.rows, BATCH_TOKENS, model.device):
         yield rows, candidates[rows], batch
         question.advance(int(is_first[rows].sum()))
+        tokens, seq = batch.inputs.numel(), batch.inputs.shape[1]
+        question.count_flops(tokens * flops_per_token(model, seq))

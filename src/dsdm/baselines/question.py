@@ -39,6 +39,8 @@ class Question:
     """Identifies the pool, the targets and the proxies."""
     advance: Callable[[int], None] = lambda count: None
     """Called with the number of candidates that a pass has come through."""
+    count_flops: Callable[[float], None] = lambda flops: None
+    """Called with the FLOPs of each batch that a proxy has read."""
 
     @property
     def num_candidates(self) -> int:

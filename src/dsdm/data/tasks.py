@@ -74,6 +74,11 @@ class TargetConfig(Config, frozen=True):
         if self.fewshot < 0 or self.weight < 0 or (self.limit is not None and self.limit < 1):
             raise ValueError("`fewshot` and `weight` must not be negative, `limit` at least 1")
 
+    @property
+    def places(self) -> tuple[str | None, ...]:
+        """What names the files that the examples are read from."""
+        return (self.file, self.text, self.task, self.report_file)
+
 
 @dataclass(frozen=True)
 class TargetRows:

@@ -35,7 +35,7 @@ class DirectionsConfig(Config):
     precision: Precision = "float32"
     """Of the gradients. Sums are fp32 and systems are solved in fp64 in any case."""
     seed: int = 0
-    """Draws the sample, the projection and sampled labels."""
+    """Draws the sample, the projection and sampled labels, anew for each proxy."""
 
 
 class ScoresConfig(Config):

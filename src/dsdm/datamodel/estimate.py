@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from transformers import PreTrainedModel
 
@@ -42,6 +43,9 @@ class Question:
     """What each target counts for in the mix."""
     pool: Rows
     """Where the curvature's sample and the calibration rows are drawn from."""
+    seed: int = 0
+    """Draws the curvature's sample, the projection and sampled labels. One for each proxy, so that
+    the mean over proxies averages their luck too."""
 
 
 def estimate_directions(
@@ -61,6 +65,7 @@ def estimate_directions(
     """
     check_finite(question.model)
     directions = _estimate(question, method, config, scores, draft, advance)
+    # The same rows for every proxy: their scores are compared.
     rows = random_rows(question.pool, scores.calibration_rows, seed=config.seed + 1)
     directions, exact = _to_unit_spread(question, directions, rows, config, scores)
     mix, spread_of_mix = _mix(directions, exact, question.weights)
@@ -100,7 +105,8 @@ def _estimate(
     draft: Draft,
     advance: Callable[[int], None],
 ) -> list[Direction]:
-    sample = random_rows(question.pool, config.curvature_rows, seed=config.seed)
+    config = msgspec.structs.replace(config, seed=question.seed)
+    sample = random_rows(question.pool, config.curvature_rows, seed=question.seed)
     targets = dict(question.targets)
     for name, rows in question.targets.items():
         for i in range(min(scores.per_example, len(rows.lengths))):

@@ -2,7 +2,7 @@
 
 A linear layer y = W x + b has, for one example, the gradient sum_t g_t [x_t; 1]^T, where g_t is the
 gradient in its output at token t. Everything that estimators and the backward scorer need of an
-example is a function of these two factors, so the gradient itself is never formed.
+example is a function of these two factors; where they form the gradient, it is a layer's at a time.
 
 The output layer and the embeddings are not among the layers: see docs/method.md.
 """

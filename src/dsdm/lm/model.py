@@ -68,7 +68,11 @@ def load_saved(folder: Path, device: torch.device = CPU) -> PreTrainedModel:
         )
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # what transformers and safetensors raise has no base
         raise ArtifactError(
@@ -142,11 +146,11 @@ def flops_per_token(model: PreTrainedModel, seq: int) -> float:
 def _load(config: ModelConfig, vocab_size: int, eos: int) -> PreTrainedModel:
     if config.path is not None and config.pretrained:
         pretrained: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            config.path, dtype=torch.float32, use_safetensors=True
+            config.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
         return pretrained
     if config.path is not None:
-        model_config = AutoConfig.from_pretrained(config.path)
+        model_config = AutoConfig.from_pretrained(config.path, trust_remote_code=False)
     else:
         fields = dict(config.config or {})
         defaults = {"vocab_size": vocab_size, "bos_token_id": eos, "eos_token_id": eos}
@@ -155,7 +159,9 @@ def _load(config: ModelConfig, vocab_size: int, eos: int) -> PreTrainedModel:
             raise ValueError("it names no `model_type`, such as gpt2 or llama")
         model_config = AutoConfig.for_model(model_type, **(defaults | fields))
         _check_fields(fields, model_config, AutoConfig.for_model(model_type))
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model_config, dtype=torch.float32, trust_remote_code=False
+    )
     return model
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from dsdm.artifacts import State, disk_errors
 from dsdm.errors import ConfigError
-from dsdm.experiment import Experiment, save_experiment
+from dsdm.experiment import Experiment, record_experiment, save_experiment
 from dsdm.pipeline import (
     baseline_stages,
     compare_stages,
@@ -77,7 +77,7 @@ def run_experiment(
     Raises:
         DsdmError: as the stages do; what was finished is kept.
     """
-    _check_stage(until)
+    check_stage(until)
     run = Run(experiment)
     with disk_errors(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def run_experiment(
             if stage == until:
                 break
     # Last, so that a run that was refused is still described by the experiment that made it.
-    save_experiment(experiment, described)
+    record_experiment(experiment, described)
     return run
 
 
@@ -120,7 +120,7 @@ def redo(experiment: Experiment, stage: str) -> None:
 
     What later stages have made stays where it is still right.
     """
-    _check_stage(stage)
+    check_stage(stage)
     with disk_errors(experiment.folder):
         run = Run(experiment)
         folders = [replicate.folder for replicate in run.replicates]
@@ -132,9 +132,10 @@ def redo(experiment: Experiment, stage: str) -> None:
                 shutil.rmtree(status.work.path, ignore_errors=True)
 
 
-def _check_stage(stage: str | None) -> None:
+def check_stage(stage: str | None) -> None:
+    """Raises ConfigError where there is no such stage; None is no stage."""
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"{stage!r} is not a stage. Stages are {', '.join(STAGES)}.")
 
 
-__all__ = ["STAGES", "Run", "Status", "redo", "run_experiment", "run_status"]
+__all__ = ["STAGES", "Run", "Status", "check_stage", "redo", "run_experiment", "run_status"]

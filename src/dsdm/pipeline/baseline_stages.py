@@ -47,14 +47,17 @@ def baseline_work(run: Run, name: str, target: str | None = None) -> Work:
 
 def _score(run: Run, name: str, weights: dict[str, float], draft: Draft) -> None:
     with progress(f"baselines/{name}", None, "candidates") as advance:
-        question = _question(run, weights, draft.fingerprint, advance)
+        question = _question(run, weights, draft, advance)
         scores = baseline_scores(name, question, run.experiment.baselines)
     scores.require_finite()
     write_candidate_scores(run.examples, {name: scores.values}, draft.path / SCORES)
     draft.counts["candidates"] = len(scores.values)
 
 
-def _question(run: Run, weights: dict[str, float], fingerprint: str, advance: Advance) -> Question:
+def _question(run: Run, weights: dict[str, float], draft: Draft, advance: Advance) -> Question:
+    def count_flops(flops: float) -> None:
+        draft.flops += flops
+
     examples, experiment = run.examples, run.experiment
     tables = [examples.candidates_table(shard).select(["source"]) for shard in examples.shards]
     sources = pa.concat_tables(tables)["source"].combine_chunks().dictionary_encode()
@@ -69,8 +72,9 @@ def _question(run: Run, weights: dict[str, float], fingerprint: str, advance: Ad
         candidate_of_row=examples.candidate_of_row,
         proxies=[partial(run.proxy, i) for i in range(experiment.proxies.count)],
         seed=experiment.seed,
-        fingerprint=fingerprint,
+        fingerprint=draft.fingerprint,
         advance=advance,
+        count_flops=count_flops,
     )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from dsdm.artifacts import Draft, disk_errors, load_manifest, write_json
 from dsdm.errors import ArtifactError, NumericalError
 from dsdm.evaluation.agreement import MIX
-from dsdm.experiment import Experiment, save_experiment
+from dsdm.experiment import Experiment, record_experiment, save_experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.check_stages import (
     BEFORE,
@@ -119,7 +119,7 @@ def _make_directions(
             save_experiment(experiment, described)
         run_experiment(needed, until="directions", workers=workers, announce=announce)
         # Described as the user has it, not as what the check needs of it.
-        save_experiment(experiment, described)
+        record_experiment(experiment, described)
 
 
 def _forget_stale(works: Sequence[Work]) -> None:

@@ -19,7 +19,13 @@ from dsdm.data.sequences import Rows, Subset
 from dsdm.evaluation.agreement import MIX
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.pipeline.losses import EVALUATION_TOKENS
-from dsdm.pipeline.model_stages import derived_seed, directions_work, target_rows, usable_rows
+from dsdm.pipeline.model_stages import (
+    derived_seed,
+    directions_seed,
+    directions_work,
+    target_rows,
+    usable_rows,
+)
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work, fingerprints, progress
 from dsdm.trust.config import CheckConfig
@@ -216,7 +222,7 @@ def _curvature_rows(run: Run, config: CheckConfig) -> tuple[Subset, bool]:
     from dsdm.trust.sample import other_rows
 
     pool, directions = Subset(run.examples, usable_rows(run)), run.experiment.directions
-    own = random_rows(pool, directions.curvature_rows, directions.seed)
+    own = random_rows(pool, directions.curvature_rows, directions_seed(run, PROBED))
     other = other_rows(own.indices, len(pool.indices), _seed(run, config, "curvature"))
     return (own, False) if other is None else (Subset(pool, other), True)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dsdm.artifacts import COST, load_cost
-from dsdm.baselines.config import USES_PROXIES
+from dsdm.baselines.config import BASELINE_NAMES, USES_PROXIES
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.multiplier import MethodCost, is_random
 from dsdm.experiment import Experiment
@@ -109,6 +109,8 @@ def compared_costs(
         # A control of the selection costs what the selection does.
         with contextlib.suppress(ArtifactError):
             method = arm.method or "random"
+            if arm.method in BASELINE_NAMES and arm.target is not None:
+                method = f"{arm.method}:{arm.target}"
             selection[arm.name] = selection_cost(run_folder, method, needs_proxies=needs_proxies)
     return training, selection
 

@@ -19,7 +19,9 @@ from dsdm.pipeline.work import Advance, Work, fingerprints, progress
 def tokenizer_work(run: Run) -> Iterator[Work]:
     """The tokenizer: the given one, or one trained on the pool."""
     path = run.data_folder / "tokenizer"
-    yield Work("tokenizer", path, run.experiment.tokenizer, {}, partial(_make_tokenizer, run))
+    config = run.experiment.tokenizer
+    inputs = {} if config.path is None else {"tokenizer files": run.contents[(config.path,)]}
+    yield Work("tokenizer", path, config, inputs, partial(_make_tokenizer, run))
 
 
 def examples_work(run: Run) -> Iterator[Work]:
@@ -40,7 +42,7 @@ def targets_work(run: Run) -> Iterator[Work]:
     for target in run.experiment.targets:
         config = {"target": _without_weight(target), "row_tokens": row_tokens}
         path = run.data_folder / "targets" / target.name
-        inputs = {"tokenizer": tokenizer.fingerprint}
+        inputs = {"tokenizer": tokenizer.fingerprint, "files": run.contents[target.places]}
         yield Work("targets", path, config, inputs, partial(_write_target, run, target))
 
 

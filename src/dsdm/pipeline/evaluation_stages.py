@@ -27,7 +27,7 @@ def heldout_work(run: Run) -> Iterator[Work]:
     row_tokens = run.experiment.examples.row_tokens
     for task in compare.heldout if compare else ():
         config = {"task": task, "row_tokens": row_tokens}
-        inputs = fingerprints(list(tokenizer_work(run)))
+        inputs = fingerprints(list(tokenizer_work(run))) | {"files": run.contents[task.places]}
         make = partial(_write_task, run, task)
         yield Work("heldout", run.data_folder / "heldout" / task.name, config, inputs, make)
 

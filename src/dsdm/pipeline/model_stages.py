@@ -94,6 +94,11 @@ def derived_seed(*purpose: object) -> int:
     return int(fingerprint(list(purpose))[:8], 16) % (2**31)
 
 
+def directions_seed(run: Run, number: int) -> int:
+    """What the directions of one proxy are drawn with."""
+    return derived_seed(run.experiment.seed, "directions", run.experiment.directions.seed, number)
+
+
 def train_model(
     run: Run, model: ModelConfig, train: TrainConfig, order: np.ndarray, seed: int, draft: Draft
 ) -> None:
@@ -165,6 +170,7 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
         targets=target_rows(run, "fit"),
         weights={target.name: target.weight for target in experiment.targets},
         pool=Subset(run.examples, usable_rows(run)),
+        seed=directions_seed(run, number),
     )
     with progress(f"directions/{method}/{number}", None, "tokens") as advance:
         estimate_directions(

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from dsdm.artifacts import disk_errors, write_json
+from dsdm.data.contents import contents_fingerprint
 from dsdm.data.examples import Examples, load_examples
 from dsdm.data.pool import PoolFile, content_fingerprint, list_pool_files, without_secrets
 from dsdm.data.tasks import Part, TargetRows, load_target
@@ -128,6 +129,14 @@ class Run:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, msgspec.to_builtins(index))
+
+    @cached_property
+    def contents(self) -> dict[tuple[str | None, ...], str]:
+        """What the files of each target, each held-out task and the tokenizer hold."""
+        experiment = self.experiment
+        tasks = [*experiment.targets, *(experiment.compare.heldout if experiment.compare else ())]
+        named = [(experiment.tokenizer.path,), *(task.places for task in tasks)]
+        return {places: contents_fingerprint(places) for places in named}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

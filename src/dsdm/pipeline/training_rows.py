@@ -8,7 +8,6 @@ from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.baselines.controls import best_source, source_matched
 from dsdm.evaluation.arms import Arm, cut_to_tokens, scaled_selection
 from dsdm.pipeline.baseline_stages import baseline_work
-from dsdm.pipeline.model_stages import usable_rows
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES, load_scores
 from dsdm.pipeline.select_stages import merged_scores_work, refusal, run_scores
@@ -28,8 +27,7 @@ def training_order(run: Run, arm: Arm, seed: int) -> np.ndarray:
     compare = run.compare
     budget = int(compare.epochs * arm.budget * _selected_tokens(run))
     if arm.kind == "random":
-        kept = usable_rows(run)
-        kept = kept[~np.isin(run.examples.candidate_of_row[kept], held_out(run))]
+        kept = np.flatnonzero(allowed_candidates(run)[run.examples.candidate_of_row])
         rows = np.random.default_rng(seed).permutation(kept)
         # Fresh rows while the pool lasts.
         passes = max(1.0, 1.001 * budget / max(1, run.examples.lengths[rows].sum()))
@@ -37,6 +35,14 @@ def training_order(run: Run, arm: Arm, seed: int) -> np.ndarray:
         rows = np.flatnonzero(np.isin(run.examples.candidate_of_row, _chosen(run, arm, seed)))
         passes = 1.5 * budget / run.examples.lengths[rows].sum()
     return cut_to_tokens(epoch_order(rows, passes, seed), run.examples.lengths, budget)
+
+
+def allowed_candidates(run: Run) -> np.ndarray:
+    """Which candidates of the whole pool an arm may be trained on, bool, shape (candidates,)."""
+    allowed = np.ones(run.examples.num_candidates, bool)
+    allowed[run.droppable] = False
+    allowed[held_out(run)] = False
+    return allowed
 
 
 def held_out(run: Run) -> np.ndarray:
@@ -74,9 +80,11 @@ def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
     selection = scaled_selection(run.experiment.selection, more)
     scores = arm_scores(run, arm)
     if arm.kind == "source-matched":
-        scores = source_matched(scores, _select(run, scores, selection, is_top=True), seed)
+        chosen = _select(run, scores, selection, is_top=True)
+        scores = source_matched(scores, chosen, seed, allowed_candidates(run))
     elif arm.kind == "best-source":
-        scores = best_source(scores, int(more * _selected_tokens(run)), seed)
+        wanted = int(more * _selected_tokens(run))
+        scores = best_source(scores, wanted, seed, allowed_candidates(run))
     elif arm.kind == "repeated":
         values = np.random.default_rng(seed).random(len(scores.values))
         scores = dataclasses.replace(scores, values=values)
