@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import Row, collate
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.estimators import Problem, estimate_gradient, estimate_trak
+from dsdm.datamodel.estimators import Problem, estimate_gradient, estimate_trak, trak
 from dsdm.datamodel.estimators.trak import make_projection, project
 from dsdm.datamodel.gradients import Layer, factors_of, linear_layers
 from dsdm.datamodel.scoring import score_backward
@@ -63,6 +64,22 @@ def test_scores_through_directions_are_the_textbook_scores(
         targets = explicit_features(model, rows.rows, config)
         expected = textbook_trak(pool, candidates, targets, config.damping)
         np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("projection", [1, 2, 3])
+def test_solving_by_rows_is_solving_by_dimensions(projection: int) -> None:
+    config = configure()
+    model = tiny_model()
+    phis = explicit_features(
+        model, POOL.rows, msgspec.structs.replace(config, projection=projection)
+    )
+    dim = phis.shape[1]
+    phi = torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    solved = [
+        make_solve(iter(phis.split(7)), dim, config)(phi)
+        for make_solve in (trak._solve_by_rows, trak._solve_by_dimensions)
+    ]
+    torch.testing.assert_close(*solved, rtol=1e-9, atol=1e-9)
 
 
 def test_scores_are_means_over_target_examples_of_single_scores() -> None:

@@ -128,8 +128,12 @@ def _curvature(
         return flops, speed.eigh_seconds * layers.cubes, held
     if method == "trak":
         dim = layers.count * config.projection**2
-        flops = sample * 2 * config.projection * layers.widths + 2 * sample / row_tokens * dim**2
-        return flops, speed.eigh_seconds * dim**3 / 30, 8.0 * 2 * dim**2
+        rows = sample / row_tokens
+        # Solved through the smaller of rows x rows and dimensions x dimensions.
+        side = min(dim, rows)
+        flops = sample * 2 * config.projection * layers.widths + 2 * rows * dim * side
+        held = 8.0 * 2 * side**2 + (4.0 * rows * dim if rows < dim else 0.0)
+        return flops, speed.eigh_seconds * side**3 / 30, held
     return 0.0, 0.0, 0.0
 
 

@@ -10,6 +10,7 @@ sample has few rows for each dimension.
 
 import hashlib
 import math
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,8 @@ from dsdm.datamodel.estimators.problem import Problem, Tensors
 from dsdm.datamodel.gradients import Layer, LayerFactors
 from dsdm.errors import NumericalError
 
+Solve = Callable[[Float[Tensor, " dim"]], Float[Tensor, " dim"]]
+
 
 def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tensors]:
     """Directions through the damped inverse of the projected gradients' joint Gram matrix."""
@@ -27,30 +30,79 @@ def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tenso
         layer.name: make_projection(layer, config.projection, config.seed, problem.model.device)
         for layer in problem.layers
     }
-    gram = _gram(problem, config, projections)
-    damping = config.damping * gram.diagonal().mean()
-    gram.diagonal().add_(damping)
-    factor = _factorized(gram, config)
+    dim = sum(len(left) * len(right) for left, right in projections.values())
+    has_fewer_rows = len(problem.sample.lengths) < dim
+    make_solve = _solve_by_rows if has_fewer_rows else _solve_by_dimensions
+    solve = make_solve(_features(problem, config, projections), dim, config)
     directions = {}
     for target in problem.targets:
         gradient = problem.target_gradient(target, config)
         matrices = {layer.name: layer.to_matrix(gradient) for layer in problem.layers}
         phi = torch.cat([_project_matrix(m, *projections[name]) for name, m in matrices.items()])
-        v = torch.cholesky_solve(phi.double()[:, None], factor)[:, 0].to(phi.dtype)
-        directions[target] = _lift(v, problem.layers, projections)
+        directions[target] = _lift(solve(phi.double()).to(phi.dtype), problem.layers, projections)
     return directions
+
+
+def _features(
+    problem: Problem, config: DirectionsConfig, projections: dict[str, tuple[Tensor, Tensor]]
+) -> Iterator[Float[Tensor, "batch dim"]]:
+    """phi of the sample's rows, batch by batch."""
+    for factors in problem.sample_factors(config):
+        yield torch.cat([project(f, *projections[name]) for name, f in factors.items()], 1)
+
+
+def _solve_by_dimensions(
+    features: Iterable[Float[Tensor, "batch dim"]], dim: int, config: DirectionsConfig
+) -> Solve:
+    """The map from phi to (Phi^T Phi / n + lambda I)^-1 phi, through that dim x dim matrix."""
+    num_rows, gram = 0, torch.zeros(1, dtype=torch.float64)
+    for phi in features:
+        gram = gram.to(phi.device) + (phi.T @ phi).double()
+        num_rows += len(phi)
+    gram /= num_rows
+    gram.diagonal().add_(config.damping * gram.diagonal().mean())
+    factor = _factorized(gram, config)
+    return lambda phi: torch.cholesky_solve(phi[:, None], factor)[:, 0]
+
+
+def _solve_by_rows(
+    features: Iterable[Float[Tensor, "batch dim"]], dim: int, config: DirectionsConfig
+) -> Solve:
+    """The same through a matrix of rows x rows, which is smaller where dimensions are many.
+
+    (Phi^T Phi / n + lambda I)^-1 = (I - Phi^T (Phi Phi^T / n + lambda I)^-1 Phi / n) / lambda
+    """
+    if config.damping == 0:
+        raise _not_invertible(dim, config)
+    phis = torch.cat(list(features))
+    kernel = (phis @ phis.T).double() / len(phis)
+    damping = config.damping * kernel.diagonal().sum() / dim
+    kernel.diagonal().add_(damping)
+    factor = _factorized(kernel, config)
+
+    def solve(phi: Float[Tensor, " dim"]) -> Float[Tensor, " dim"]:
+        weights = torch.cholesky_solve((phis @ phi.to(phis.dtype)).double()[:, None], factor)[:, 0]
+        explained = (phis.T @ weights.to(phis.dtype)).double() / len(phis)
+        solved: Tensor = (phi - explained) / damping
+        return solved
+
+    return solve
 
 
 def _factorized(gram: Tensor, config: DirectionsConfig) -> Float[Tensor, "dim dim"]:
     factor: Tensor
     factor, failed_at = torch.linalg.cholesky_ex(gram)
     if failed_at.item() > 0:
-        raise NumericalError(
-            f"trak: the {len(gram):,} projected dimensions can't be inverted from "
-            f"{config.curvature_rows:,} rows at damping {config.damping:g}. Give more "
-            "directions.curvature_rows, a smaller directions.projection, or more damping."
-        )
+        raise _not_invertible(len(gram), config)
     return factor
+
+
+def _not_invertible(dim: int, config: DirectionsConfig) -> NumericalError:
+    return NumericalError(
+        f"trak: the {dim:,} projected dimensions can't be inverted from "
+        f"{config.curvature_rows:,} rows at damping {config.damping:g}. Give more "
+        "directions.curvature_rows, a smaller directions.projection, or more damping."
+    )
 
 
 def make_projection(
@@ -86,19 +138,6 @@ def _project_matrix(
     right: Float[Tensor, "right d_in"],
 ) -> Float[Tensor, " left*right"]:
     return (left.to(gradient.dtype) @ gradient @ right.to(gradient.dtype).T).flatten()
-
-
-def _gram(
-    problem: Problem, config: DirectionsConfig, projections: dict[str, tuple[Tensor, Tensor]]
-) -> Float[Tensor, "dim dim"]:
-    dim = sum(len(left) * len(right) for left, right in projections.values())
-    gram = torch.zeros(dim, dim, dtype=torch.float64, device=problem.model.device)
-    num_rows = 0
-    for factors in problem.sample_factors(config, "data"):
-        phi = torch.cat([project(f, *projections[name]) for name, f in factors.items()], 1)
-        gram += (phi.T @ phi).double()
-        num_rows += len(phi)
-    return gram / num_rows
 
 
 def _lift(
