@@ -5,7 +5,6 @@ import io
 import json
 import re
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import zstandard
+from fsspec.registry import _registry
 
 from dsdm.data import readers
 from dsdm.data.documents import PoolConfig, list_pool_files, read_original_rows
@@ -285,11 +285,10 @@ class LockedStore(fsspec.AbstractFileSystem):
 
 
 @pytest.fixture
-def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[LockedStore]]:
+def locked(monkeypatch: pytest.MonkeyPatch) -> type[LockedStore]:
     monkeypatch.setattr(LockedStore, "fails_at", "")
-    fsspec.register_implementation("locked", LockedStore, clobber=True)
-    yield LockedStore
-    del fsspec.registry._registry["locked"]
+    monkeypatch.setitem(_registry, "locked", LockedStore)
+    return LockedStore
 
 
 SECRET_URL = "locked://user:hidden1@bucket/a.jsonl"

@@ -187,10 +187,10 @@ def test_a_large_sample_gives_its_eigenbases_by_a_part_of_its_rows(
     problem = make_problem(model)
     widest = max(max(layer.d_in, layer.d_out) for layer in problem.layers)
     # Three times as many tokens as are asked for.
-    monkeypatch.setattr(ekfac, "BASIS_TOKENS", sum(POOL.lengths) / (3.5 * widest))
+    monkeypatch.setattr(ekfac, "BASIS_TOKENS", int(sum(POOL.lengths) / (3.2 * widest)))
     bases = ekfac._eigenbases(problem, config)
     third = Problem(model, problem.layers, TARGETS, ListRows(POOL.rows[::3]))
-    monkeypatch.setattr(ekfac, "BASIS_TOKENS", 1e9)
+    monkeypatch.setattr(ekfac, "BASIS_TOKENS", 10**9)
     expected = ekfac._eigenbases(third, config)
     for name, basis in bases.items():
         torch.testing.assert_close(basis.input.abs(), expected[name].input.abs())

@@ -119,18 +119,18 @@ def test_a_seed_that_renews_has_proxies_and_rankings_of_its_own(run: Run) -> Non
 
 
 def test_random_draws_from_files_that_joined_later_too(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(run.folder.parent, folder)
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "pool").mkdir()
+    later = add_pool_file(tmp_path, "later", seed=7)
+    pool = run.experiment.pool
     changes = {
-        "run": str(folder / "run"),
-        "pool": msgspec.structs.replace(run.experiment.pool, files=[str(folder / "pool")]),
+        "run": str(tmp_path / "run"),
+        "pool": msgspec.structs.replace(pool, files=[*pool.files, str(later)]),
     }
     copied = msgspec.structs.replace(run.experiment, **changes)
-    before = Run(copied)
-    add_pool_file(folder, "later", seed=7)
-    after = run_experiment(copied, until="examples")
-    assert after.examples.num_candidates > before.examples.num_candidates
-    assert max(candidates_of(after, "random")) >= before.examples.num_candidates
+    joined = run_experiment(copied, until="examples")
+    assert joined.examples.num_candidates > run.examples.num_candidates
+    assert max(candidates_of(joined, "random")) >= run.examples.num_candidates
 
 
 def test_a_models_folder_says_which_candidates_it_saw(run: Run) -> None:

@@ -30,7 +30,8 @@ def test_best_and_worst_are_the_extremes(run):
 def test_the_cut_is_between_two_groups(run):
     groups = groups_of(run)
     above, below = groups["Just above the cut"], groups["Just below the cut"]
-    assert [above[0].selected, below[0].selected] == [True, False]
+    # One of those above may have been too long for what was left of the budget.
+    assert sum(e.selected for e in above) > len(above) / 2 > sum(e.selected for e in below)
     scores = [example.score for example in [*above[::-1], *below]]
     assert scores == sorted(scores, reverse=True)
 

@@ -46,8 +46,8 @@ def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tenso
 def _features(
     problem: Problem, config: DirectionsConfig, projections: dict[str, tuple[Tensor, Tensor]]
 ) -> Iterator[Float[Tensor, "batch dim"]]:
-    """phi of the sample's rows, batch by batch."""
-    for factors in problem.sample_factors(config):
+    """The features of the sample's rows, batch by batch."""
+    for factors in problem.sample_factors(config, "data"):
         yield torch.cat([project(f, *projections[name]) for name, f in factors.items()], 1)
 
 
