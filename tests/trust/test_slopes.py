@@ -4,19 +4,19 @@ import torch
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
-from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.gradients import linear_layers
 from dsdm.datamodel.scoring import exact_scores
-from dsdm.lm.outputs import example_outputs
+from dsdm.lm.outputs import weighted_outputs
 from dsdm.trust.slopes import (
     correlation,
-    gradient_norms,
     row_slopes,
     scored_direction,
     scorer_slopes,
+    target_slopes,
 )
-from tests.conftest import random_rows, tiny_model
+from tests.conftest import ListRows, random_rows, tiny_model
 
 ROWS = random_rows(9)
 CONFIG = ScoresConfig(batch_tokens=32, precision="float32")
@@ -34,16 +34,6 @@ def random_direction(model: PreTrainedModel, names: list[str], seed: int = 0) ->
         for name in names
     }
     return Direction(tensors, "ekfac", "mix", "")
-
-
-def test_norms_are_those_of_each_rows_own_gradient(model: PreTrainedModel) -> None:
-    named = dict(model.named_parameters())
-    expected = []
-    for row in ROWS.rows:
-        output = example_outputs(model, collate([row]), "margin").sum()
-        gradients = torch.autograd.grad(output, [named[name] for name in linear_names(model)])
-        expected.append(torch.cat([g.flatten() for g in gradients]).norm().item())
-    np.testing.assert_allclose(gradient_norms(model, ROWS, "margin", CONFIG), expected)
 
 
 @pytest.mark.parametrize("also", [[], ["transformer.wte.weight"]])
@@ -76,3 +66,21 @@ def test_what_the_run_scores_by_itself_is_looked_at() -> None:
 
 def test_a_constant_has_no_correlation() -> None:
     assert correlation(np.ones(4), np.arange(4.0)) is None
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_slopes_of_targets_are_those_of_what_the_direction_was_made_to_raise(
+    model: PreTrainedModel, weight: float
+) -> None:
+    names = linear_names(model)
+    direction, named = random_direction(model, names), dict(model.named_parameters())
+    examples = ListRows([r for r in random_rows(9, answer_start=3).rows if len(r.tokens) > 3])
+    expected = []
+    for row in examples.rows:
+        output = weighted_outputs(model, collate([row]), "margin", weight).sum()
+        gradients = torch.autograd.grad(output, [named[name] for name in names])
+        pairs = zip(gradients, direction.tensors.values(), strict=True)
+        expected.append(sum(float((g * u).sum()) for g, u in pairs))
+    asked = DirectionsConfig(output="margin", context_weight=weight)
+    found = target_slopes(model, direction, examples, asked, CONFIG)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)

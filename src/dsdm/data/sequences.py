@@ -31,6 +31,22 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
+class WholeRows:
+    """The same rows, in which the context's predictions count as the answer's do."""
+
+    rows: Rows
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row, shape (rows,)."""
+        return self.rows.lengths
+
+    def row(self, index: int) -> Row:
+        """The row at `index`, all of it answer."""
+        return Row(self.rows.row(index).tokens)
+
+
+@dataclass(frozen=True)
 class Subset:
     """Some rows of another source, in the order of `indices`; indices may repeat."""
 

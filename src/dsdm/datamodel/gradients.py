@@ -23,6 +23,9 @@ from dsdm.lm.config import Output, Precision
 from dsdm.lm.model import autocast
 from dsdm.lm.outputs import at_least_float, example_outputs, weighted_outputs
 
+FORMED_NUMBERS = 1 << 24
+"""Numbers in the gradients of one layer that are formed at a time: 64 MiB in fp32."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -68,6 +71,14 @@ class LayerFactors:
     output_grads: Float[Tensor, "batch tokens d_out"]
     present: Bool[Tensor, "batch tokens"]
     """False at padding, whose input is arbitrary and whose output gradient is zero."""
+
+    def parts(self) -> "Iterator[LayerFactors]":
+        """The factors of a few examples at a time, few enough for their gradients to be formed."""
+        numbers = self.inputs.shape[2] * self.output_grads.shape[2]
+        examples = max(1, FORMED_NUMBERS // numbers)
+        fields = (self.inputs, self.output_grads, self.present)
+        for part in zip(*(field.split(examples) for field in fields), strict=True):
+            yield LayerFactors(*part)
 
 
 def linear_layers(model: PreTrainedModel) -> list[Layer]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import IGNORED, Batch, Rows, Subset, iter_batches
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.gradients import factors_of, linear_layers
+from dsdm.datamodel.gradients import LayerFactors, factors_of, linear_layers
 from dsdm.errors import NumericalError
 from dsdm.lm.config import Output
 from dsdm.lm.model import autocast
@@ -33,9 +33,6 @@ FORWARD_PASSES = 2.0
 BACKWARD_PASSES = 3.0
 """What backward scoring costs in forward passes, whatever the number of directions: forward,
 backward without weight gradients, and the examples' gradients, which serve every direction."""
-
-GRADIENT_NUMBERS = 1 << 24
-"""Numbers in the gradients of one layer that are formed at a time: 64 MiB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +146,7 @@ def score_backward(
     scores = np.zeros((len(rows.lengths), len(directions)))
     for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
         factors = factors_of(model, layers, batch, output, config.precision)
-        slopes = sum(
-            _contract(f.output_grads, f.inputs, stacks[name]) for name, f in factors.items()
-        )
+        slopes = sum(_contract(layer, stacks[name]) for name, layer in factors.items())
         scores[indices] = slopes.double().cpu().numpy()  # type: ignore[union-attr]
         advance(len(indices))
     return _finite(scores, directions[0].method)
@@ -220,24 +215,21 @@ class _PlainOutputs(nn.Module):
 
 
 def _contract(
-    output_grads: Float[Tensor, "batch tokens d_out"],
-    inputs: Float[Tensor, "batch tokens d_in"],
-    stack: Float[Tensor, "directions d_out d_in"],
+    factors: LayerFactors, stack: Float[Tensor, "directions d_out d_in"]
 ) -> Float[Tensor, "batch directions"]:
     """sum_t g_t^T U x_t for each example and direction.
 
     For several directions the examples' gradients are formed, once for all of them; a direction by
     itself is applied to the inputs where that is less than to form a gradient.
     """
-    num_directions, d_out, d_in = stack.shape
-    stack = stack.to(inputs.dtype)
-    if num_directions == 1 and inputs.shape[1] < d_in:
-        moved = inputs @ stack[0].T
-        return (moved * output_grads).sum((1, 2))[:, None]
+    num_directions, _, d_in = stack.shape
+    stack = stack.to(factors.inputs.dtype)
+    if num_directions == 1 and factors.inputs.shape[1] < d_in:
+        moved = factors.inputs @ stack[0].T
+        return (moved * factors.output_grads).sum((1, 2))[:, None]
     flat = stack.flatten(1).T
-    examples = max(1, GRADIENT_NUMBERS // (d_out * d_in))
-    parts = zip(output_grads.split(examples), inputs.split(examples), strict=True)
-    return torch.cat([(g.transpose(1, 2) @ x).flatten(1) @ flat for g, x in parts])
+    parts = factors.parts()
+    return torch.cat([(p.output_grads.mT @ p.inputs).flatten(1) @ flat for p in parts])
 
 
 def _finite(scores: np.ndarray, method: str) -> np.ndarray:

@@ -167,7 +167,7 @@ def _sample(run: Run, config: CheckConfig, number: int, draft: Draft) -> None:
         steps,
         rows,
         tune_rows(run, config),
-        experiment.directions.output,
+        experiment.directions,
         experiment.scores,
         config.exact_rows,
     )

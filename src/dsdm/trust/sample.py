@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows, Subset
-from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.evaluation.agreement import MIX
 from dsdm.evaluation.evaluate import example_losses
-from dsdm.lm.config import Output
+from dsdm.trust.cosine import gradient_norms
 from dsdm.trust.measured import ProxyLoss
 from dsdm.trust.proxies import token_mean
-from dsdm.trust.slopes import gradient_norms, row_slopes, scored_direction, scorer_slopes
+from dsdm.trust.slopes import row_slopes, scored_direction, scorer_slopes, target_slopes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def sample_proxy(
     steps: Mapping[str, Mapping[str, float]],
     rows: Subset,
     tune: Mapping[str, Rows],
-    output: Output,
+    asked: DirectionsConfig,
     config: ScoresConfig,
     num_exact: int,
 ) -> ProxySample:
@@ -56,14 +56,14 @@ def sample_proxy(
         steps: Those of their calibration, empty where the run scores backward.
         rows: The sample of the pool.
         tune: Each target's tune examples.
-        output: What the directions are of.
+        asked: What the directions are of.
         config: How the run scores.
         num_exact: Rows on which scorer and exact derivative are compared.
     """
+    output = asked.output
     slopes = row_slopes(model, list(directions.values()), rows, output, config)
     name, step = scored_direction(steps, MIX)
     few = Subset(rows, spread_out(len(rows.lengths), num_exact))
-    mix = [directions[MIX]]
     return ProxySample(
         scores=dict(zip(directions, slopes.T, strict=True)),
         norms=gradient_norms(model, rows, output, config),
@@ -73,7 +73,7 @@ def sample_proxy(
         scored=scorer_slopes(model, directions[name], step, few, output, config),
         exact=exact_scores(model, directions[name], few, output, config.batch_tokens),
         tune={
-            target: row_slopes(model, mix, examples, output, config)[:, 0]
+            target: target_slopes(model, directions[MIX], examples, asked, config)
             for target, examples in tune.items()
         },
     )

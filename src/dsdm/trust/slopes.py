@@ -1,16 +1,15 @@
-"""Scores of some rows by the exact derivative, and the norms of the rows' gradients."""
+"""Slopes of some rows' outputs, by the exact derivative and by the run's own scorer."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from transformers import PreTrainedModel
 
-from dsdm.data.batches import Rows, iter_batches
-from dsdm.datamodel.config import ScoresConfig
+from dsdm.data.sequences import Rows, WholeRows
+from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.gradients import factors_of, linear_layers
+from dsdm.datamodel.gradients import linear_layers
 from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
 from dsdm.lm.config import Output
 
@@ -34,19 +33,24 @@ def row_slopes(
     )
 
 
-def gradient_norms(
-    model: PreTrainedModel, rows: Rows, output: Output, config: ScoresConfig
-) -> Float[np.ndarray, " rows"]:
-    """The norm of each row's output gradient in the linear layers' weights and biases."""
-    layers = linear_layers(model)
-    squares = np.zeros(len(rows.lengths))
-    for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
-        factors = factors_of(model, layers, batch, output, config.precision)
-        for layer in factors.values():
-            gradients = layer.output_grads.transpose(1, 2) @ layer.inputs
-            norms = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
-            squares[indices] += norms.double().square().cpu().numpy()
-    return np.sqrt(squares)
+def target_slopes(
+    model: PreTrainedModel,
+    direction: Direction,
+    examples: Rows,
+    asked: DirectionsConfig,
+    config: ScoresConfig,
+) -> Float[np.ndarray, " examples"]:
+    """The slope of what the direction was made to raise: answers, and contexts by their weight."""
+    answers = row_slopes(model, [direction], examples, asked.output, config)[:, 0]
+    if asked.context_weight == 0:
+        return answers
+    whole = row_slopes(model, [direction], WholeRows(examples), asked.output, config)[:, 0]
+    rows = [examples.row(i) for i in range(len(examples.lengths))]
+    predicted = np.array([len(row.tokens) - 1 for row in rows])
+    answered = np.array([len(row.tokens) - max(row.answer_start, 1) for row in rows])
+    in_answers, in_whole = answers * answered, whole * predicted
+    total = in_answers + asked.context_weight * (in_whole - in_answers)
+    return total / (answered + asked.context_weight * (predicted - answered))
 
 
 def scorer_slopes(

@@ -80,9 +80,9 @@ def _corrected_eigenvalues(
     num_rows = 0
     for factors in problem.sample_factors(config, config.labels):
         for name, layer_factors in factors.items():
-            gradients = _rotated_gradients(layer_factors, bases[name])
-            sums[name] += gradients.square().sum(0).double()
-        num_rows += len(gradients)
+            for part in layer_factors.parts():
+                sums[name] += _rotated_gradients(part, bases[name]).square().sum(0).double()
+        num_rows += len(layer_factors.inputs)
     return {name: total / num_rows for name, total in sums.items()}
 
 
