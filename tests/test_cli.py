@@ -9,10 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from dsdm import cli
 from dsdm.cli import main
 from dsdm.experiment import load_experiment, record_experiment
 from dsdm.lm import model
 from dsdm.pipeline import STAGES
+from dsdm.pipeline import run as run_module
 from tests.tiny_runs import Dsdm, add_pool_file, write_data, write_experiment
 
 HEAVY = ("torch", "transformers", "datasets", "scipy", "lm_eval")
@@ -86,6 +88,37 @@ def test_models_are_tried_only_where_one_is_left_to_train(
 
     monkeypatch.setattr(model, "load_model", fail)
     assert dsdm("run", finished)[0] == 0
+
+
+def test_settings_may_stand_anywhere(finished: Path, dsdm: Dsdm) -> None:
+    for words in (
+        ("--proxies.epochs", "3.0", finished),
+        ("--proxies.epochs=3.0", finished),
+        (finished, "--proxies.epochs", "3.0", "--seed", "0"),
+    ):
+        assert states(dsdm, *words)["proxies/0"] == "stale"
+
+
+def test_every_flag_of_a_command_is_told_from_settings() -> None:
+    (commands,) = (a for a in cli._parser()._actions if isinstance(a.choices, dict))
+    parsers = [cli._parser(), *commands.choices.values()]
+    options = {word for parser in parsers for a in parser._actions for word in a.option_strings}
+    assert {word for word in options if word.startswith("--")} == set(cli.OWN_FLAGS)
+
+
+def test_help_names_the_stages() -> None:
+    assert cli.SETTINGS.partition("in order:")[2].split() == list(STAGES)
+
+
+def test_what_asks_for_states_and_costs_does_not_read_the_pool(
+    tiny: Path, dsdm: Dsdm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: object) -> str:
+        raise AssertionError("a pool may be terabytes")
+
+    monkeypatch.setattr(run_module, "content_fingerprint", read)
+    assert set(states(dsdm, tiny).values()) == {"missing"}
+    assert dsdm("run", tiny, "--dry-run")[0] == 0
 
 
 def test_a_run_stops_after_the_stage_that_was_named(tiny: Path, dsdm: Dsdm) -> None:

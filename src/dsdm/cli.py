@@ -13,6 +13,17 @@ STANDARD_COMPARISON = (
     "{arms: [top, random, random@0.5, random@2, dsir, bm25, source-matched, bottom], seeds: 3}"
 )
 """What `dsdm compare` does where the experiment does not say."""
+OWN_FLAGS = (
+    *("--help", "--verbose", "--workers", "--until", "--redo", "--dry-run"),
+    *("--tokens", "--candidates", "--fraction", "--out"),
+)
+"""All that is no setting of the experiment."""
+SETTINGS = """\
+Any setting of the experiment may be given behind it, such as
+  dsdm run my.yaml --proxies.count 4 --selection.fraction 0.05
+Stages, in order: tokenizer examples targets overlap proxies directions scores selection dataset
+  baselines heldout tuning models evaluations
+"""
 DESCRIPTION = "Choose the training data that makes your language model better at your tasks."
 
 
@@ -21,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # No download unless a hub id is named, and no warning about forked tokenizers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    parsed, rest = _parser().parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own, settings = _split_overrides(words)
+    parsed, stray = _parser().parse_known_args(own)
     logging.basicConfig(level=logging.INFO if parsed.verbose else logging.ERROR)
     try:
-        overrides = _overrides(rest)
+        overrides = _overrides([*stray, *settings])
         if overrides and not hasattr(parsed, "takes_overrides"):
             raise ConfigError(f"`dsdm {parsed.command}` does not take --{overrides[0][0]}.")
         parsed.function(parsed, overrides)
@@ -136,6 +149,17 @@ def _new(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     print(f"{parsed.file}: edit it, then `dsdm run {parsed.file}`.")
 
 
+def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words for argparse, and the settings, each with its value where that is a word apart."""
+    own, settings, takes_value = [], [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        is_setting = name.startswith("--") and name != "--" and name not in OWN_FLAGS
+        (settings if takes_value or is_setting else own).append(word)
+        takes_value = is_setting and not equals and not takes_value
+    return own, settings
+
+
 def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
     """`--train.lr 1e-3` and `--train.lr=1e-3` as pairs."""
     pairs = []
@@ -158,10 +182,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="log what libraries have to say")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="do every stage that is missing, in order")
+    settings = {"epilog": SETTINGS, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    run = commands.add_parser("run", help="do every stage that is missing, in order", **settings)
     run.set_defaults(function=_run, takes_overrides=True)
     compare = commands.add_parser(
-        "compare", help="run, and train models on the selection and on what others would select"
+        "compare",
+        help="run, and train models on the selection and on what others would select",
+        **settings,
     )
     compare.set_defaults(function=_compare, takes_overrides=True)
     for command in (run, compare):

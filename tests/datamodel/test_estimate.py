@@ -8,9 +8,10 @@ import pytest
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Rows
 from dsdm.datamodel.calibration import load_exact
-from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import load_direction
 from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
+from dsdm.datamodel.estimators import ESTIMATORS
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.lm.model import flops_per_token
 from tests.conftest import ListRows, random_rows, tiny_model
@@ -75,3 +76,7 @@ def test_flops_are_of_the_tokens_that_are_read(tmp_path: Path, method: str, scor
     # tried.
     expected = [8] if scoring == "backward" else [8 + 4 + 2 * tried for tried in (1, 2, 3)]
     assert any(passes == pytest.approx(count) for count in expected)
+
+
+def test_the_command_line_knows_every_estimator() -> None:
+    assert set(ESTIMATOR_NAMES) == set(ESTIMATORS)

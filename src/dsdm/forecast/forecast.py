@@ -69,7 +69,7 @@ def forecast(experiment: Experiment) -> str:
         DsdmError: the pool, a target or the model can't be used; the run would stop there too.
     """
     progress = _read_progress(experiment)
-    measured = _measure(Run(experiment))
+    measured = _measure(Run(experiment, reads_pool=False))
     costs = stage_costs(experiment, measured)
     left = {name: costs[name].share(stage.left) for name, stage in progress.items()}
     rows = [_cells(name, str(progress[name]), cost) for name, cost in left.items()]

@@ -108,7 +108,7 @@ def _has_models_to_train(run: Run) -> bool:
 
 def run_status(experiment: Experiment) -> Iterator[Status]:
     """Every artifact of the run, in order: done, missing, or stale and why."""
-    run = Run(experiment)
+    run = Run(experiment, reads_pool=False)
     for makers in STAGES.values():
         for make in makers:
             for work in make(run):

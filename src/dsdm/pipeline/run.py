@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 POOL_INDEX = "pool.json"
+UNREAD = "unread"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Run:
     experiment: Experiment
     replicate_of: "Run | None" = None
     """The run whose pool and targets this one shares, with proxies of its own."""
+    reads_pool: bool = True
+    """Whether files that were never read are read, for their fingerprints. Nothing is made of them
+    yet, so what only asks for states and sizes need not."""
 
     @property
     def folder(self) -> Path:
@@ -93,7 +97,7 @@ class Run:
         """The same experiment at another seed, in a folder within this one's."""
         folder = self.folder / "replicates" / str(number)
         changes = {"run": str(folder), "seed": self.experiment.seed + number}
-        return Run(msgspec.structs.replace(self.experiment, **changes), self)
+        return Run(msgspec.structs.replace(self.experiment, **changes), self, self.reads_pool)
 
     @cached_property
     def shards(self) -> list[PoolShard]:
@@ -192,6 +196,8 @@ class Run:
         """Content fingerprint of each file; only those whose version is new are read."""
         seen = self._pool_index.seen
         known = {file.url: seen[file.url][1] for file in files if _is_seen(file, seen)}
+        if not self.reads_pool:
+            known |= {file.url: UNREAD for file in files if file.url not in seen}
         changed = [file for file in files if file.url not in known]
         if not changed:
             return known

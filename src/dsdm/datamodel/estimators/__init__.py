@@ -1,7 +1,9 @@
 """Estimators: each turns targets into directions for one proxy, and lives in one file.
 
 An estimator is a function `(Problem, DirectionsConfig) -> {target: tensors by parameter name}`.
-To add one, write its file and name it in `ESTIMATORS`.
+To add one, write its file and name it in `ESTIMATORS` and, for the command line, which is quick
+because it knows no torch, in `config.ESTIMATOR_NAMES`. What its curvature costs is foretold by
+`forecast.stage_costs`.
 """
 
 from collections.abc import Callable
