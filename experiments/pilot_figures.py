@@ -34,7 +34,8 @@ def main() -> None:
             name = _figure_name(line.arm, line.target, control)
             if name is None or line.difference is None:
                 continue
-            unit = f"nats a target token, {line.num_seeds} seeds"
+            seeds = len(set(losses[line.arm]) & set(losses[control]))
+            unit = f"nats a target token, {seeds} seed{'s' * (seeds > 1)}"
             found = line.difference
             rows.append(figure(name, found.mean, unit, found.low, found.high))
     prefix = "pilot" if options.part == "report" else "pilot_tune"
