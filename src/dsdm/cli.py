@@ -151,7 +151,9 @@ def _new(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
 
 def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words for argparse, and the settings, each with its value where that is a word apart."""
-    own, settings, takes_value = [], [], False
+    own: list[str] = []
+    settings: list[str] = []
+    takes_value = False
     for word in words:
         name, equals, _ = word.partition("=")
         is_setting = name.startswith("--") and name != "--" and name not in OWN_FLAGS
@@ -182,17 +184,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="log what libraries have to say")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    settings = {"epilog": SETTINGS, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    run = commands.add_parser("run", help="do every stage that is missing, in order", **settings)
+    run = commands.add_parser("run", help="do every stage that is missing, in order")
     run.set_defaults(function=_run, takes_overrides=True)
     compare = commands.add_parser(
-        "compare",
-        help="run, and train models on the selection and on what others would select",
-        **settings,
+        "compare", help="run, and train models on the selection and on what others would select"
     )
     compare.set_defaults(function=_compare, takes_overrides=True)
     for command in (run, compare):
         _add_run_arguments(command)
+        command.epilog = SETTINGS
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
 
     check = commands.add_parser("check", help="say whether the scores can be trusted, and why")
     check.add_argument("file", type=Path, help="experiment, a YAML file")

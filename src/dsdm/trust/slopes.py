@@ -50,7 +50,7 @@ def target_slopes(
     answered = np.array([len(row.tokens) - max(row.answer_start, 1) for row in rows])
     in_answers, in_whole = answers * answered, whole * predicted
     total = in_answers + asked.context_weight * (in_whole - in_answers)
-    return total / (answered + asked.context_weight * (predicted - answered))
+    return np.asarray(total / (answered + asked.context_weight * (predicted - answered)))
 
 
 def scorer_slopes(
