@@ -19,7 +19,7 @@ ESTIMATORS = ("ekfac", "trak", "gradient")
 
 
 def main() -> None:
-    """Writes `pilot.ESTIMATOR.TARGET.*` figures."""
+    """Writes `pilot.ESTIMATOR.TARGET.*` figures, or `pilot_tune...` for the tune part."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path, nargs="?", default=ROOT / "../runs/pilot")
     parser.add_argument("--part", default="report", choices=["tune", "report"])
@@ -28,6 +28,7 @@ def main() -> None:
     assert experiment.compare is not None, "the run has no comparison"
     targets = [target.name for target in experiment.targets]
     losses = load_losses(options.run, options.part, experiment.compare, targets)
+    prefix = "pilot" if options.part == "report" else "pilot_tune"
     rows = []
     for control in CONTROLS:
         for line in compare_losses(losses, control):
@@ -37,8 +38,7 @@ def main() -> None:
             seeds = len(set(losses[line.arm]) & set(losses[control]))
             unit = f"nats a target token, {seeds} seed{'s' * (seeds > 1)}"
             found = line.difference
-            rows.append(figure(name, found.mean, unit, found.low, found.high))
-    prefix = "pilot" if options.part == "report" else "pilot_tune"
+            rows.append(figure(f"{prefix}.{name}", found.mean, unit, found.low, found.high))
     write_figures(prefix, rows)
 
 
@@ -49,7 +49,7 @@ def _figure_name(arm: str, target: str, control: str) -> str | None:
     if estimator not in ESTIMATORS or (control == "repeated" and place == "bottom10"):
         return None
     target = "mean" if " " in target else target
-    return f"pilot.{estimator}.{target}.{place}_minus_{control}"
+    return f"{estimator}.{target}.{place}_minus_{control}"
 
 
 if __name__ == "__main__":
