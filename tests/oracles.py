@@ -76,10 +76,13 @@ def token_factors(
 def textbook_trak(
     phi_pool: Tensor, phi_candidates: Tensor, phi_targets: Tensor, damping: float
 ) -> Tensor:
-    """phi(x_i)^T (Phi^T Phi / n + lambda I)^-1 mean phi(z), lambda relative to eigenvalues."""
+    """phi(x_i)^T (Phi^T Phi / n + lambda I)^-1 mean phi(z), lambda relative to eigenvalues,
+
+    of which no more than rows are not zero.
+    """
     gram = phi_pool.T @ phi_pool / len(phi_pool)
-    eigenvalues = torch.linalg.eigvalsh(gram)
-    damped = gram + damping * eigenvalues.mean() * torch.eye(len(gram), dtype=gram.dtype)
+    determined = torch.linalg.eigvalsh(gram)[-len(phi_pool) :]
+    damped = gram + damping * determined.mean() * torch.eye(len(gram), dtype=gram.dtype)
     return phi_candidates @ torch.linalg.inv(damped) @ phi_targets.mean(0)
 
 

@@ -47,7 +47,12 @@ def compute(folder: Path) -> dict[str, list[float]]:
     targets = {"ones": counting_rows(6, [1], 3), "fives": counting_rows(6, [5], 2)}
     weights = {"ones": 1.0, "fives": 0.5}
     directions = DirectionsConfig(
-        output="margin", context_weight=0.0, curvature_rows=32, projection=3, batch_tokens=64
+        output="margin",
+        context_weight=0.0,
+        curvature_rows=32,
+        damping=0.1,
+        projection=3,
+        batch_tokens=64,
     )
     scores = ScoresConfig(
         calibration_rows=24, per_target=True, method="backward", precision="float32"

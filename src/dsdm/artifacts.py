@@ -51,6 +51,8 @@ class Draft:
     flops: float = 0.0
     seconds_before: float = 0.0
     """Seconds spent on this artifact by earlier, interrupted runs."""
+    made_with: int = 1
+    """Artifacts, this one included, that one pass makes: each has the cost of the whole pass."""
 
 
 @contextlib.contextmanager
@@ -68,7 +70,8 @@ def writing(path: Path, *, config: object, inputs: Mapping[str, str]) -> Iterato
         draft = Draft(draft_path, artifact_fingerprint(config, inputs))
         yield draft
         seconds = time.monotonic() - start + draft.seconds_before
-        write_json(draft_path / COST, {"seconds": round(seconds, 3), "flops": draft.flops})
+        cost = {"seconds": round(seconds, 3), "flops": draft.flops, "made_with": draft.made_with}
+        write_json(draft_path / COST, cost)
         manifest = {
             "config": as_dict(config),
             "inputs": dict(sorted(inputs.items())),
@@ -108,9 +111,9 @@ def load_manifest(path: Path) -> Manifest | None:
 
 
 def load_cost(path: Path) -> dict[str, float]:
-    """Seconds and FLOPs that the artifact in `path` took."""
+    """Seconds and FLOPs that the artifact in `path` took, and how many were made in that pass."""
     cost: dict[str, float] = json.loads((path / COST).read_text(encoding="utf-8"))
-    return cost
+    return {name: float(value) for name, value in ({"made_with": 1} | cost).items()}
 
 
 def compare_manifest(

@@ -1,5 +1,7 @@
 """Scorers against each other and against a loop of autograd."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,15 @@ def test_backward_scores_equal_autograd(model: PreTrainedModel, output: Output) 
     for k, direction in enumerate(directions):
         expected = slopes_by_autograd(model, direction, rows, output)
         np.testing.assert_allclose(scores[:, k], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_one_methods_scores_are_the_same_bits_whatever_is_scored_beside_it() -> None:
+    model, rows = tiny_model().float(), random_rows(7)
+    one, other = random_direction(model, 1), random_direction(model, 2)
+    other = dataclasses.replace(other, method="other")
+    alone = score_backward(model, [one], rows, "loglik", CONFIG)
+    beside = score_backward(model, [other, one, other], rows, "loglik", CONFIG)
+    np.testing.assert_array_equal(alone[:, 0], beside[:, 1])
 
 
 @pytest.mark.parametrize("every", [False, True])

@@ -62,7 +62,7 @@ def test_scores_through_directions_are_the_textbook_scores(
         direction = Direction(estimated[name], "trak", name, "p")
         ours = score_backward(model, [direction], CANDIDATES, output, SCORES)[:, 0]
         targets = explicit_features(model, rows.rows, config)
-        expected = textbook_trak(pool, candidates, targets, config.damping)
+        expected = textbook_trak(pool, candidates, targets, 0.1)
         np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
 
 
@@ -89,7 +89,7 @@ def test_scores_are_means_over_target_examples_of_single_scores() -> None:
     ours = score_backward(model, [direction], CANDIDATES, "margin", SCORES)[:, 0]
     pool, candidates = (explicit_features(model, r.rows, config) for r in (POOL, CANDIDATES))
     single = [
-        textbook_trak(pool, candidates, explicit_features(model, [row], config), config.damping)
+        textbook_trak(pool, candidates, explicit_features(model, [row], config), 0.1)
         for row in TARGETS["one"].rows
     ]
     np.testing.assert_allclose(ours, torch.stack(single).mean(0), rtol=1e-7, atol=1e-9)

@@ -67,6 +67,16 @@ def test_costs_are_sums_over_artifacts(run):
     assert "times the FLOPs of training one target model" in collect_report(run.folder).cost_note
 
 
+def test_what_one_pass_made_together_counts_once(run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    before = {cost.stage: cost for cost in stage_costs(folder, run.experiment)}
+    for path in (folder / "scores").rglob("_cost.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"made_with": 2}))
+    after = {cost.stage: cost for cost in stage_costs(folder, run.experiment)}
+    assert after["scores"].flops == before["scores"].flops / 2 > 0
+    assert after["proxies"] == before["proxies"]
+
+
 def test_costs_are_shares_of_one_target_training(run):
     costs = {cost.stage: cost for cost in stage_costs(run.folder, run.experiment)}
     assert costs["models"].trainings == pytest.approx(costs["models"].artifacts)

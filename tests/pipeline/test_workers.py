@@ -1,7 +1,9 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
+from dsdm.artifacts import load_cost
 from dsdm.errors import ArtifactError, DsdmError
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import Run, run_experiment
@@ -33,6 +35,29 @@ def test_two_processes_make_the_same_bytes_as_one(tmp_path: Path) -> None:
         run_experiment(experiment, workers=count, announce=lambda *done: made.append(done))
     assert made[: len(made) // 2] == made[len(made) // 2 :]
     assert finished_bytes(tmp_path / "one") == finished_bytes(tmp_path / "two")
+
+
+def test_estimators_share_the_backward_pass_and_each_has_the_bytes_of_its_own(
+    tmp_path: Path,
+) -> None:
+    write_data(tmp_path)
+    scores = {"method": "backward"}
+    directions = {"estimators": ["ekfac", "gradient"]}
+    path = write_experiment(tmp_path, scores=scores, directions=directions)
+    run = run_experiment(load_experiment(path), until="scores")
+    folder = run.folder / "scores"
+    together = finished_bytes(folder)
+    costs = {name: load_cost(folder / name / "00000") for name in ("ekfac", "gradient")}
+    assert [cost["made_with"] for cost in costs.values()] == [2, 2]
+    assert costs["ekfac"]["flops"] == costs["gradient"]["flops"] > 0
+
+    # As after a kill between the two, and with a second process.
+    shutil.rmtree(folder / "gradient")
+    shutil.rmtree(folder / "ekfac" / "00001")
+    run_experiment(load_experiment(path), until="scores", workers=2)
+    assert finished_bytes(folder) == together
+    assert load_cost(folder / "gradient" / "00000")["made_with"] == 1
+    assert load_cost(folder / "gradient" / "00001")["made_with"] == 2
 
 
 def failing_works(run: Run):

@@ -8,6 +8,8 @@ from dsdm.config import Config
 from dsdm.lm.config import Output, Precision
 
 ESTIMATOR_NAMES = ("ekfac", "gradient", "trak")
+DEFAULT_DAMPING = {"ekfac": 0.1, "trak": 10.0}
+"""Of the estimators that have a curvature: see docs/method.md."""
 
 Labels = Literal["data", "sampled"]
 
@@ -24,9 +26,10 @@ class DirectionsConfig(Config):
     paper's is 0."""
     curvature_rows: int = 4096
     """Rows of the pool on which the curvature is fitted."""
-    damping: float = 0.1
-    """Added to every eigenvalue, as a share of the mean eigenvalue."""
-    projection: int = 16
+    damping: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Added to every eigenvalue, as a share of the mean of those that the sample determines; None:
+    0.1 for `ekfac`, 10 for `trak`."""
+    projection: int = 32
     """Random projection of `trak`: each layer's gradient becomes projection x projection."""
     labels: Labels = "data"
     """What `ekfac` takes its curvature at: the pool's own next tokens or the proxy's."""
@@ -36,6 +39,11 @@ class DirectionsConfig(Config):
     """Of the gradients. Sums are fp32 and systems are solved in fp64 in any case."""
     seed: int = 0
     """Draws the sample, the projection and sampled labels, anew for each proxy."""
+
+
+def damping_of(config: DirectionsConfig, estimator: str) -> float:
+    """The damping that one estimator uses."""
+    return DEFAULT_DAMPING[estimator] if config.damping is None else config.damping
 
 
 class ScoresConfig(Config):

@@ -5,6 +5,7 @@ backward pass for all directions, where they move only linear layers. Both give 
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -131,23 +132,30 @@ def score_backward(
 ) -> Float[np.ndarray, "rows directions"]:
     """The exact slope of every row's output along each direction, in one pass.
 
-    Every direction must move only the layers of `gradients.linear_layers`.
+    Every direction must move only the layers of `gradients.linear_layers`. Scores along one
+    method's directions do not depend, to the last bit, on which other methods' are given.
     """
     layers = linear_layers(model)
     covered = {name for layer in layers for name in layer.parameter_names}
     if any(set(direction.tensors) - covered for direction in directions):
         raise ValueError("backward scoring takes directions that move linear layers alone")
+    layers = [layer for layer in layers if layer.name in directions[0].tensors]
+    of_method: dict[str, list[int]] = {}
+    for number, direction in enumerate(directions):
+        of_method.setdefault(direction.method, []).append(number)
+    columns = list(itertools.chain(*of_method.values()))
     stacks = {
-        layer.name: torch.stack([layer.to_matrix(d.tensors) for d in directions])
+        layer.name: [
+            torch.stack([layer.to_matrix(directions[i].tensors) for i in numbers])
+            for numbers in of_method.values()
+        ]
         for layer in layers
-        if layer.name in directions[0].tensors
     }
-    layers = [layer for layer in layers if layer.name in stacks]
     scores = np.zeros((len(rows.lengths), len(directions)))
     for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
         factors = factors_of(model, layers, batch, output, config.precision)
         slopes = sum(_contract(layer, stacks[name]) for name, layer in factors.items())
-        scores[indices] = slopes.double().cpu().numpy()  # type: ignore[union-attr]
+        scores[np.ix_(indices, columns)] = slopes.double().cpu().numpy()  # type: ignore[union-attr]
         advance(len(indices))
     return _finite(scores, directions[0].method)
 
@@ -215,21 +223,19 @@ class _PlainOutputs(nn.Module):
 
 
 def _contract(
-    factors: LayerFactors, stack: Float[Tensor, "directions d_out d_in"]
-) -> Float[Tensor, "batch directions"]:
-    """sum_t g_t^T U x_t for each example and direction.
+    factors: LayerFactors, stacks: Sequence[Float[Tensor, "_ d_out d_in"]]
+) -> Float[Tensor, "batch all_directions"]:
+    """sum_t g_t^T U x_t for each example and direction U.
 
-    For several directions the examples' gradients are formed, once for all of them; a direction by
-    itself is applied to the inputs where that is less than to form a gradient.
+    The examples' gradients are formed once for all directions; each stack is applied to them by
+    itself, because a matrix product's rounding depends on its width.
     """
-    num_directions, _, d_in = stack.shape
-    stack = stack.to(factors.inputs.dtype)
-    if num_directions == 1 and factors.inputs.shape[1] < d_in:
-        moved = factors.inputs @ stack[0].T
-        return (moved * factors.output_grads).sum((1, 2))[:, None]
-    flat = stack.flatten(1).T
-    parts = factors.parts()
-    return torch.cat([(p.output_grads.mT @ p.inputs).flatten(1) @ flat for p in parts])
+    flats = [stack.to(factors.inputs.dtype).flatten(1).T for stack in stacks]
+    slopes = []
+    for part in factors.parts():
+        gradients = (part.output_grads.mT @ part.inputs).flatten(1)
+        slopes.append(torch.cat([gradients @ flat for flat in flats], 1))
+    return torch.cat(slopes)
 
 
 def _finite(scores: np.ndarray, method: str) -> np.ndarray:

@@ -140,13 +140,14 @@ def _curvature(
 def _scores(experiment: Experiment, measured: Measured) -> Cost:
     config, speed, pool = experiment.scores, measured.speed, measured.pool
     wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
-    # Each estimator's scores are a pass of their own.
-    tokens = num_methods * experiment.proxies.count * pool.tokens
     forward = scores_forward(config, wanted)
+    # Each estimator's scores are a pass of their own, but for backward ones where they are set.
+    is_shared = config.method == "backward"
+    tokens = (1 if is_shared else num_methods) * experiment.proxies.count * pool.tokens
     passes = FORWARD_PASSES * wanted if forward else BACKWARD_PASSES
     # A backward pass for scores reads at the speed of the directions' gradients.
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes
-    copies = 2 if forward else wanted
+    copies = 2 if forward else wanted * (num_methods if is_shared else 1)
     columns = num_methods * (1 + experiment.proxies.count * (wanted + 1))
     candidates = num_candidates(experiment, pool)
     activations = speed.activation_bytes * (0.3 if forward else 1.0)

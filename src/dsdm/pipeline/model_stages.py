@@ -1,8 +1,9 @@
 """The stages that use models of the pool: proxies, directions, scores."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES, write_scores
-from dsdm.pipeline.work import Work, fingerprints, progress
+from dsdm.pipeline.work import Pass, Work, fingerprints, progress
 
 
 def proxies_work(run: Run) -> Iterator[Work]:
@@ -62,8 +63,9 @@ def scores_work(run: Run) -> Iterator[Work]:
         own = [work for work in directions if work.path.parent.name == method]
         for shard, examples in zip(run.shards, examples_work(run), strict=True):
             path = run.folder / "scores" / method / shard.name
+            inputs = fingerprints([examples, *own])
             make = partial(_score, run, method, shard.number)
-            yield Work("scores", path, {}, fingerprints([examples, *own]), make)
+            yield Work("scores", path, {}, inputs, make, _shared_scoring(run, shard.number))
 
 
 def usable_rows(run: Run) -> np.ndarray:
@@ -178,30 +180,49 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
         )
 
 
+def _shared_scoring(run: Run, number: int) -> Pass | None:
+    """The backward pass that scores a shard for every estimator; forward passes are not shared."""
+    if run.experiment.scores.method != "backward":
+        return None
+    return Pass(f"scores/{number:05d}", partial(_score_together, run, number))
+
+
 def _score(run: Run, method: str, number: int, draft: Draft) -> None:
+    _score_methods(run, number, {method: draft})
+
+
+def _score_together(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
+    _score_methods(run, number, {path.parent.name: draft for path, draft in drafts.items()})
+
+
+def _score_methods(run: Run, number: int, drafts: Mapping[str, Draft]) -> None:
     from dsdm.datamodel.score_shard import SCRATCH, Estimated, score_shard
 
     experiment, shard = run.experiment, run.examples.shards[number]
+    methods = list(drafts)
     estimated = Estimated(
         run.folder / "directions",
-        [method],
+        methods,
         {target.name: target.weight for target in experiment.targets},
     )
-    with progress(f"scores/{method}/{number:05d}", None, "rows") as advance:
-        columns, draft.flops = score_shard(
+    scratch = drafts[methods[0]].path
+    with progress(f"scores/{'+'.join(methods)}/{number:05d}", None, "rows") as advance:
+        columns, flops = score_shard(
             shard,
             estimated,
             [partial(run.proxy, i) for i in range(experiment.proxies.count)],
             experiment.directions.output,
             experiment.scores,
-            draft.path,
+            scratch,
             advance,
         )
-    path = draft.path / SCORES
-    num_lines = write_scores(run.examples, shard, columns, path)
-    draft.counts.update(candidates=num_lines, columns=len(columns))
-    for scratch in draft.path.glob(f"*{SCRATCH}"):
-        scratch.unlink()
+    for method, draft in drafts.items():
+        own = {name: column for name, column in columns.items() if name.split(".", 1)[0] == method}
+        num_lines = write_scores(run.examples, shard, own, draft.path / SCORES)
+        draft.counts.update(candidates=num_lines, columns=len(own))
+        draft.flops = flops
+    for file in scratch.glob(f"*{SCRATCH}"):
+        file.unlink()
 
 
 def _dropped(run: Run) -> dict[str, str]:

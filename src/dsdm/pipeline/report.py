@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,13 @@ def stage_costs(run_folder: Path, experiment: Experiment) -> Iterator[StageCost]
         folder = compared if stage in IN_COMPARISON else run_folder
         costs = [load_cost(path.parent) for path in _finished(folder / stage)]
         if costs:
-            seconds, flops = (sum(cost[name] for cost in costs) for name in ("seconds", "flops"))
+            seconds, flops = (_spent(costs, name) for name in ("seconds", "flops"))
             yield StageCost(stage, len(costs), seconds, flops, flops / training)
+
+
+def _spent(costs: Iterable[Mapping[str, float]], name: str) -> float:
+    """The sum, in which what one pass made together counts once."""
+    return sum(cost[name] / cost["made_with"] for cost in costs)
 
 
 def _training_flops(compared: Path) -> float:

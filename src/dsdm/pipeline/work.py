@@ -5,8 +5,8 @@ follows from its config and inputs alone, so a status needs no computation and a
 where it was.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,17 @@ bar_position = 0
 
 
 @dataclass(frozen=True)
+class Pass:
+    """What can make several artifacts of a stage at once, for hardly more than one of them."""
+
+    name: str
+    """The same for works that can be made together."""
+    make: Callable[[Mapping[Path, Draft]], None]
+    """Given the drafts of those that are missing, by the paths of their works. What it writes for
+    one does not depend on which others are made."""
+
+
+@dataclass(frozen=True)
 class Work:
     """One artifact: a folder of the run."""
 
@@ -40,6 +51,8 @@ class Work:
     inputs: Mapping[str, str]
     """Fingerprints of what is read, by name."""
     make: Callable[[Draft], None]
+    shared: Pass | None = None
+    """Makes it together with others of its stage, where several are missing."""
     follows_inputs: bool = False
     """Whether it is made again, unasked, when its inputs changed: for what takes seconds."""
 
@@ -69,17 +82,52 @@ def perform(work: Work) -> bool:
     Raises:
         ArtifactError: an artifact made with another config or other inputs is in its place.
     """
-    state, changes = work.state()
-    if state == "done":
+    if not _is_missing(work):
         return False
+    with _writing(work) as draft:
+        work.make(draft)
+    return True
+
+
+def perform_together(works: Sequence[Work]) -> int:
+    """Makes those of the works that are missing, of `passes`, in one pass; returns how many.
+
+    Raises:
+        ArtifactError: an artifact made with another config or other inputs is in its place.
+    """
+    missing = [work for work in works if _is_missing(work)]
+    if len(missing) < 2:
+        return sum(perform(work) for work in missing)
+    shared = missing[0].shared
+    assert shared is not None
+    with ExitStack() as stack:
+        drafts = {work.path: stack.enter_context(_writing(work)) for work in missing}
+        for draft in drafts.values():
+            draft.made_with = len(missing)
+        shared.make(drafts)
+    return len(missing)
+
+
+def passes(works: Iterable[Work]) -> list[list[Work]]:
+    """The works in groups that can be made together, in the order of their first members."""
+    groups: dict[object, list[Work]] = {}
+    for work in works:
+        groups.setdefault(work.shared.name if work.shared else work.path, []).append(work)
+    return list(groups.values())
+
+
+def _is_missing(work: Work) -> bool:
+    state, changes = work.state()
     if state == "stale" and not (work.follows_inputs and _only_inputs_changed(work)):
         raise ArtifactError(
             f"{work.path}: was made with other settings: {'; '.join(changes)}. Restore them, give "
             f"another `run` folder, or make it again with --redo {work.stage}."
         )
-    with writing(work.path, config=work.config, inputs=work.inputs) as draft:
-        work.make(draft)
-    return True
+    return state != "done"
+
+
+def _writing(work: Work) -> AbstractContextManager[Draft]:
+    return writing(work.path, config=work.config, inputs=work.inputs)
 
 
 def _only_inputs_changed(work: Work) -> bool:

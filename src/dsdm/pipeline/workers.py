@@ -17,7 +17,7 @@ from dsdm.errors import ArtifactError
 from dsdm.experiment import Experiment
 from dsdm.pipeline import work as pipeline_work
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.work import Work, perform
+from dsdm.pipeline.work import Work, passes, perform_together
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -35,7 +35,7 @@ def workers(experiment: Experiment, count: int) -> Iterator[Perform]:
     what is made, but the number of threads a process has changes rounding.
     """
     if count == 1:
-        yield lambda maker, works: sum(perform(work) for work in works)
+        yield lambda maker, works: _perform_here(works)
         return
     context = multiprocessing.get_context("spawn")
     positions: Queue[int] = context.Queue()
@@ -46,15 +46,20 @@ def workers(experiment: Experiment, count: int) -> Iterator[Perform]:
 
         def perform_beside(maker: Maker, works: Sequence[Work]) -> int:
             if any(work.follows_siblings for work in works):
-                return sum(perform(work) for work in works)
+                return _perform_here(works)
             missing = [work for work in works if work.state()[0] != "done"]
-            _finish([pool.submit(_perform, experiment, maker, work.path) for work in missing])
+            groups = [[work.path for work in group] for group in passes(missing)]
+            _finish([pool.submit(_perform, experiment, maker, paths) for paths in groups])
             return len(missing)
 
         yield perform_beside
 
 
-def _finish(futures: Sequence[Future[bool]]) -> None:
+def _perform_here(works: Sequence[Work]) -> int:
+    return sum(perform_together(group) for group in passes(works))
+
+
+def _finish(futures: Sequence[Future[int]]) -> None:
     """Waits for all; after an error, for those that have begun, whose results are then kept."""
     try:
         wait(futures, return_when=FIRST_EXCEPTION)
@@ -80,6 +85,5 @@ def _start_worker(positions: "Queue[int]", threads: int) -> None:
     pipeline_work.bar_position = positions.get()
 
 
-def _perform(experiment: Experiment, maker: Maker, path: Path) -> bool:
-    (found,) = [work for work in maker(Run(experiment)) if work.path == path]
-    return perform(found)
+def _perform(experiment: Experiment, maker: Maker, paths: Sequence[Path]) -> int:
+    return perform_together([work for work in maker(Run(experiment)) if work.path in paths])

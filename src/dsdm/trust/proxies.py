@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows
-from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.config import DirectionsConfig, damping_of
 from dsdm.datamodel.gradients import linear_layers
 from dsdm.trust.measured import Curvature
 
@@ -47,4 +47,4 @@ def curvature_of(
         dimension = sum(min(size, la.d_in) * min(size, la.d_out) for la in layers)
     else:
         dimension = max(max(la.d_in, la.d_out) for la in layers)
-    return Curvature(min(config.curvature_rows, pool_rows), dimension, config.damping)
+    return Curvature(min(config.curvature_rows, pool_rows), dimension, damping_of(config, method))

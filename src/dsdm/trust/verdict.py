@@ -81,7 +81,7 @@ def _curvature_reasons(measured: Measured) -> Iterator[str]:
             f"the curvature is ill-posed: {fitted.rows:,} rows for {fitted.dimension:,} dimensions "
             f"at a damping of {fitted.damping:g}. Without damping of {MIN_DAMPING:g} or more it "
             f"takes {ROWS_PER_DIMENSION} rows a dimension, {needed:,}. "
-            "Set directions.damping to 0.1."
+            "Leave directions.damping out, or set it to 0.1 or more."
         )
 
 

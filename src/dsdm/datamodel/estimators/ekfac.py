@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.config import DirectionsConfig, damping_of
 from dsdm.datamodel.estimators.problem import Problem, Tensors
 from dsdm.datamodel.gradients import Layer, LayerFactors
 
@@ -47,6 +47,7 @@ def estimate_ekfac(problem: Problem, config: DirectionsConfig) -> dict[str, Tens
     """
     bases = _eigenbases(problem, config)
     eigenvalues = _corrected_eigenvalues(problem, config, bases)
+    damping = damping_of(config, "ekfac")
     directions = {}
     for target in problem.targets:
         gradient = problem.target_gradient(target, config)
@@ -54,7 +55,7 @@ def estimate_ekfac(problem: Problem, config: DirectionsConfig) -> dict[str, Tens
         for layer in problem.layers:
             values = eigenvalues[layer.name]
             rotated = bases[layer.name].rotate(layer.to_matrix(gradient))
-            solved = rotated.double() / (values + config.damping * values.mean())
+            solved = rotated.double() / (values + damping * values.mean())
             tensors |= layer.from_matrix(bases[layer.name].rotate_back(solved.to(rotated.dtype)))
         directions[target] = tensors
     return directions

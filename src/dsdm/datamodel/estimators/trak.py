@@ -5,7 +5,9 @@ pool, the averaged datamodel is v = (G + lambda I)^-1 mean phi(z), and the direc
 
 Differs from the paper: P is two-sided for each linear layer (LoGra, Choe et al. 2024) instead of
 dense, the Gram matrix comes from a sample instead of the whole pool, and it is damped, because a
-sample has few rows for each dimension.
+sample has few rows for each dimension. The damping is relative to the mean of the eigenvalues that the
+sample determines, as many as its rows or its dimensions, whichever are fewer: then the size of the
+projection, which keeps the trace, does not change it.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.config import DirectionsConfig, damping_of
 from dsdm.datamodel.estimators.problem import Problem, Tensors
 from dsdm.datamodel.gradients import Layer, LayerFactors
 from dsdm.errors import NumericalError
@@ -60,7 +62,7 @@ def _solve_by_dimensions(
         gram = gram.to(phi.device) + (phi.T @ phi).double()
         num_rows += len(phi)
     gram /= num_rows
-    gram.diagonal().add_(config.damping * gram.diagonal().mean())
+    gram.diagonal().add_(_damping(gram, num_rows, dim, config))
     factor = _factorized(gram, config)
     return lambda phi: torch.cholesky_solve(phi[:, None], factor)[:, 0]
 
@@ -72,11 +74,11 @@ def _solve_by_rows(
 
     (Phi^T Phi / n + lambda I)^-1 = (I - Phi^T (Phi Phi^T / n + lambda I)^-1 Phi / n) / lambda
     """
-    if config.damping == 0:
+    if damping_of(config, "trak") == 0:
         raise _not_invertible(dim, config)
     phis = torch.cat(list(features))
     kernel = (phis @ phis.T).double() / len(phis)
-    damping = config.damping * kernel.diagonal().sum() / dim
+    damping = _damping(kernel, len(phis), dim, config)
     kernel.diagonal().add_(damping)
     factor = _factorized(kernel, config)
 
@@ -87,6 +89,12 @@ def _solve_by_rows(
         return solved
 
     return solve
+
+
+def _damping(
+    gram: Float[Tensor, "side side"], num_rows: int, dim: int, config: DirectionsConfig
+) -> Float[Tensor, ""]:
+    return damping_of(config, "trak") * gram.diagonal().sum() / min(num_rows, dim)
 
 
 def _factorized(gram: Tensor, config: DirectionsConfig) -> Float[Tensor, "dim dim"]:
@@ -100,7 +108,7 @@ def _factorized(gram: Tensor, config: DirectionsConfig) -> Float[Tensor, "dim di
 def _not_invertible(dim: int, config: DirectionsConfig) -> NumericalError:
     return NumericalError(
         f"trak: the {dim:,} projected dimensions can't be inverted from "
-        f"{config.curvature_rows:,} rows at damping {config.damping:g}. Give more "
+        f"{config.curvature_rows:,} rows at damping {damping_of(config, 'trak'):g}. Give more "
         "directions.curvature_rows, a smaller directions.projection, or more damping."
     )
 
