@@ -82,8 +82,9 @@ def run_pipeline(world: Path, last: int | None) -> list[str]:
     experiment = toy_experiment(
         world,
         proxies=fields,
-        directions={"estimators": ["trak"], "curvature_rows": 20, "projection": 3},
-        scores={"precision": "float32", "calibration_rows": 20},
+        directions={"estimators": ["trak", "gradient"], "curvature_rows": 20, "projection": 3},
+        # Backward, so that both are scored in one pass, and a kill may fall between the two.
+        scores={"method": "backward", "precision": "float32", "calibration_rows": 20},
         selection={"fraction": 0.3},
         compare={"arms": ["top"], "epochs": 3, "train": TRAIN},
     )

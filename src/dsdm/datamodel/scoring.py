@@ -5,7 +5,6 @@ backward pass for all directions, where they move only linear layers. Both give 
 """
 
 import copy
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -143,7 +142,7 @@ def score_backward(
     of_method: dict[str, list[int]] = {}
     for number, direction in enumerate(directions):
         of_method.setdefault(direction.method, []).append(number)
-    columns = list(itertools.chain(*of_method.values()))
+    columns = np.array([number for numbers in of_method.values() for number in numbers])
     stacks = {
         layer.name: [
             torch.stack([layer.to_matrix(directions[i].tensors) for i in numbers])

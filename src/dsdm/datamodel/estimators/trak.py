@@ -5,9 +5,9 @@ pool, the averaged datamodel is v = (G + lambda I)^-1 mean phi(z), and the direc
 
 Differs from the paper: P is two-sided for each linear layer (LoGra, Choe et al. 2024) instead of
 dense, the Gram matrix comes from a sample instead of the whole pool, and it is damped, because a
-sample has few rows for each dimension. The damping is relative to the mean of the eigenvalues that the
-sample determines, as many as its rows or its dimensions, whichever are fewer: then the size of the
-projection, which keeps the trace, does not change it.
+sample has few rows for each dimension. The damping is relative to the mean of the eigenvalues that
+the sample determines, as many as its rows or its dimensions, whichever are fewer: then the size of
+the projection, which keeps the trace, does not change it.
 """
 
 import hashlib
