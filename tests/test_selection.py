@@ -96,7 +96,7 @@ def test_the_fast_path_is_the_general_loop(data, pool, random_share, temperature
         **data.draw(budgets(scores)), random_share=random_share, temperature=temperature
     )
     fast = select(scores, config, bottom=bottom)
-    slow = select(scores, config, bottom=bottom, is_near_duplicate=lambda candidate: False)
+    slow = select(scores, config, bottom=bottom, is_refused=lambda candidate: False)
     assert fast.tolist() == slow.tolist()
 
 
@@ -227,18 +227,18 @@ def test_near_duplicates_are_asked_only_about_what_would_be_taken():
     scores = make_scores([5, 4, 3, 2, 1], num_tokens=[10, 99, 10, 10, 10])
     asked = []
 
-    def is_near_duplicate(candidate):
+    def is_refused(candidate):
         asked.append(candidate)
         return candidate == 2
 
     config = SelectionConfig(tokens=25, near_duplicates=0.8)
-    chosen = select(scores, config, is_near_duplicate=is_near_duplicate)
+    chosen = select(scores, config, is_refused=is_refused)
     assert chosen.tolist() == [0, 3]
     assert asked == [0, 2, 3]
 
 
 def test_near_duplicates_without_a_guard_is_misuse():
-    with pytest.raises(ValueError, match="is_near_duplicate"):
+    with pytest.raises(ValueError, match="is_refused"):
         select(make_scores([1, 2]), SelectionConfig(candidates=1, near_duplicates=0.8))
 
 

@@ -115,5 +115,5 @@ def test_select_keeps_the_best_of_each_group_of_duplicates():
         fingerprint="0",
     )
     config = SelectionConfig(candidates=3, near_duplicates=0.8)
-    chosen = select(scores, config, is_near_duplicate=guard(texts).is_duplicate)
+    chosen = select(scores, config, is_refused=guard(texts).is_duplicate)
     assert chosen.tolist() == [2, 5, 6]

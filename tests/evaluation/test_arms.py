@@ -40,6 +40,7 @@ def test_an_arm_is_what_its_name_says(name: str, arm: Arm) -> None:
         ("random-bottom", "only a method has a bottom"),
         ("source-matched:squad", "only a method has a bottom or a target"),
         ("semdedup:squad", "semdedup does not look at targets"),
+        ("random-8epochs", "random takes fresh rows.*repeated-8epochs"),
         ("top@0", "'0' is not a number above 0"),
         ("top@1.2.3", "'1.2.3' is not a number"),
     ],

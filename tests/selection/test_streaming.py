@@ -35,7 +35,7 @@ def one_by_one(values, num_tokens, config, *, bottom=False, refused=()):
     names = ("web",)
     scores = Scores(values, num_tokens, np.zeros(n, np.int32), names, "test", "mix", "0")
     is_refused = frozenset(refused).__contains__
-    return select(scores, config, bottom=bottom, is_near_duplicate=is_refused)
+    return select(scores, config, bottom=bottom, is_refused=is_refused)
 
 
 @st.composite

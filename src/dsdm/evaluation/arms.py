@@ -121,6 +121,11 @@ def parse_arm(name: str, selecting_method: str, methods: tuple[str, ...]) -> Arm
         )
     if plain.kind != "top" and (found["bottom"] or found["target"]):
         raise ConfigError(f"compare.arms: {name!r}: only a method has a bottom or a target.")
+    if plain.kind == "random" and found["epochs"]:
+        raise ConfigError(
+            f"compare.arms: {name!r}: random takes fresh rows, each once. For random rows that are "
+            f"passed over several times write repeated-{found['epochs']}epochs."
+        )
     if found["target"] and plain.method in SEES_NO_TARGET:
         raise ConfigError(f"compare.arms: {name!r}: {plain.method} does not look at targets.")
     return dataclasses.replace(

@@ -117,7 +117,7 @@ def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:
         chosen = select_streaming(read, config, method=method, refused=run.droppable)
     else:
         scores = run_scores(run, method)
-        chosen = Chosen.of(select(scores, config, is_near_duplicate=refusal(run, config)), scores)
+        chosen = Chosen.of(select(scores, config, is_refused=refusal(run, config)), scores)
     write_chosen(path, PROVENANCE, method, chosen.is_chosen, draft.path / SELECTION)
     draft.counts.update(
         candidates=int(chosen.is_chosen.sum()),

@@ -6,6 +6,7 @@ import numpy as np
 
 from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.baselines.controls import best_source, source_matched
+from dsdm.baselines.random import random_scores
 from dsdm.evaluation.arms import Arm, cut_to_tokens, scaled_selection
 from dsdm.pipeline.baseline_stages import baseline_work
 from dsdm.pipeline.run import Run
@@ -86,8 +87,9 @@ def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
         wanted = int(more * _selected_tokens(run))
         scores = best_source(scores, wanted, seed, allowed_candidates(run))
     elif arm.kind == "repeated":
-        values = np.random.default_rng(seed).random(len(scores.values))
-        scores = dataclasses.replace(scores, values=values)
+        scores = random_scores(
+            scores.num_tokens, scores.sources, scores.source_names, seed, scores.fingerprint
+        )
     return _select(run, scores, selection, is_top=arm.kind == "top", bottom=arm.kind == "bottom")
 
 
@@ -95,7 +97,7 @@ def _select(
     run: Run, scores: Scores, config: SelectionConfig, *, is_top: bool, bottom: bool = False
 ) -> np.ndarray:
     refuse = refusal(run, config, near_duplicates=is_top, also=held_out(run).tolist())
-    return select(scores, config, bottom=bottom, is_near_duplicate=refuse)
+    return select(scores, config, bottom=bottom, is_refused=refuse)
 
 
 def _selected_tokens(run: Run) -> int:

@@ -18,7 +18,7 @@ def select(
     config: SelectionConfig,
     *,
     bottom: bool = False,
-    is_near_duplicate: Callable[[int], bool] | None = None,
+    is_refused: Callable[[int], bool] | None = None,
 ) -> np.ndarray:
     """Sorted unique candidate indices (int64) that fit the budget.
 
@@ -29,18 +29,18 @@ def select(
         scores: of every candidate.
         config: the budget and the rules.
         bottom: takes the worst instead of the best, as a control.
-        is_near_duplicate: asked last, only about a candidate that is taken unless it says yes.
+        is_refused: asked last, only about a candidate that is taken unless it says yes.
 
     Raises:
         NumericalError: a score is NaN or infinite.
         DataError: the pool, or what a cap or floor needs of it, is smaller than the budget.
         ConfigError: a rule names a source that the pool lacks.
     """
-    if config.near_duplicates is not None and is_near_duplicate is None:
-        raise ValueError("`near_duplicates` is set: select() needs `is_near_duplicate`.")
+    if config.near_duplicates is not None and is_refused is None:
+        raise ValueError("`near_duplicates` is set: select() needs `is_refused`.")
     scores.require_finite()
     limits = make_limits(scores, config)
-    basket = _Basket(limits, scores.sources, is_near_duplicate)
+    basket = _Basket(limits, scores.sources, is_refused)
     keys = _ranking_keys(scores.values, config, bottom)
     for source, least in limits.floors:
         basket.take_enough(keys, source, least)
@@ -58,13 +58,13 @@ class _Basket:
         self,
         limits: Limits,
         sources: np.ndarray,
-        is_near_duplicate: Callable[[int], bool] | None,
+        is_refused: Callable[[int], bool] | None,
     ) -> None:
         self.chosen = np.zeros(len(sources), bool)
         self._used = 0
         self._budget, self._costs, self._sources = limits.budget, limits.costs, sources
         self._source_rooms = None if limits.source_rooms is None else limits.source_rooms.copy()
-        self._is_near_duplicate = is_near_duplicate
+        self._is_refused = is_refused
 
     def fill(self, keys: np.ndarray, limit: int) -> None:
         """Takes what fits, smallest key first, up to `limit` of the budget.
@@ -72,7 +72,7 @@ class _Basket:
         Only as many candidates are sorted as the budget needs: sorting the pool would take most
         of the time.
         """
-        if self._source_rooms is None and self._is_near_duplicate is None:
+        if self._source_rooms is None and self._is_refused is None:
             blocks = partial(_blocks, keys, self._costs)
             self._used += take_best(blocks, limit - self._used, self.chosen)
             return
@@ -124,7 +124,7 @@ class _Basket:
         rooms, source = self._source_rooms, self._sources[candidate]
         if rooms is not None and cost > rooms[source]:
             return False
-        if self._is_near_duplicate is not None and self._is_near_duplicate(candidate):
+        if self._is_refused is not None and self._is_refused(candidate):
             return False
         if rooms is not None:
             rooms[source] -= cost
