@@ -21,7 +21,7 @@ from record import figure, write_figures
 from dsdm.evaluation.comparison import ALL_TARGETS, Losses, compare_losses
 from dsdm.evaluation.multiplier import ArmMultiplier, multipliers
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import run_experiment
+from dsdm.pipeline import Workers, run_experiment
 from dsdm.pipeline.costs import compared_costs
 from dsdm.pipeline.losses import load_losses
 
@@ -91,7 +91,7 @@ def main() -> None:
     for cell in (cell for cell in CELLS if cell.name in options.cells):
         print(f"== {cell.name}", file=sys.stderr)
         experiment = experiment_of(cell, report=options.report)
-        run_experiment(experiment, workers=options.workers)
+        run_experiment(experiment, workers=Workers(options.workers))
         rows += cell_figures(cell, experiment, "report" if options.report else "tune")
     by_name = {row["name"]: row for row in rows}
     write_figures("compare" if options.report else "compare_tune", list(by_name.values()))

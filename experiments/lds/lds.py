@@ -30,7 +30,7 @@ from dsdm.evaluation.comparison import ALL_TARGETS
 from dsdm.evaluation.intervals import Interval
 from dsdm.evaluation.multiplier import MethodCost
 from dsdm.experiment import ProxiesConfig, load_experiment
-from dsdm.pipeline import Run, run_experiment
+from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.bank_scores import (
     Rival,
     alone_work,
@@ -70,9 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Makes what is missing, prints the table and writes `lds.SETUP.*` figures."""
     options = _options(arguments)
     experiment, config = load_experiment(options.setup), _bank_config(options)
-    run = run_experiment(experiment, until="scores", workers=options.workers, announce=_announce)
-    _make_scores(run, options.workers)
-    bank = make_bank(run, config, workers=options.workers, announce=_announce)
+    who = Workers(options.workers)
+    run = run_experiment(experiment, until="scores", workers=who, announce=_announce)
+    _make_scores(run, who)
+    bank = make_bank(run, config, workers=who, announce=_announce)
     scores = {name: rival_scores(run, one, bank.num_candidates) for name, one in RIVALS.items()}
     for name, file in options.scores:
         scores[name] = read_scores(file, list(bank.losses), bank.num_candidates)
@@ -126,10 +127,10 @@ def _announce(stage: str, made: int, total: int) -> None:
         print(f"{stage:12} {made} made, {total - made} already done", file=sys.stderr, flush=True)
 
 
-def _make_scores(run: Run, count: int) -> None:
+def _make_scores(run: Run, who: Workers) -> None:
     """What a run does not score by itself: cosines, and baselines for each target alone."""
     makers: list[Maker] = [cosine_work, partial(alone_work, names=BASELINES)]
-    with workers(run.experiment, count) as perform:
+    with workers(run.experiment, who) as perform:
         for maker in makers:
             perform(maker, list(maker(run)))
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dsdm.errors import DsdmError as DsdmError
     from dsdm.experiment import Experiment as Experiment
     from dsdm.experiment import load_experiment as load_experiment
+    from dsdm.pipeline import Workers as Workers
     from dsdm.pipeline import run_experiment as run_experiment
     from dsdm.pipeline import run_status as run_status
     from dsdm.pipeline.report import write_run_report as write_run_report
@@ -31,6 +32,7 @@ _MODULES = {
     "SelectionConfig": "dsdm.selection",
     "load_experiment": "dsdm.experiment",
     "parse_config": "dsdm.config",
+    "Workers": "dsdm.pipeline",
     "run_experiment": "dsdm.pipeline",
     "run_scores": "dsdm.pipeline.select_stages",
     "run_status": "dsdm.pipeline",

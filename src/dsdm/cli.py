@@ -14,7 +14,8 @@ STANDARD_COMPARISON = (
 )
 """What `dsdm compare` does where the experiment does not say."""
 OWN_FLAGS = (
-    *("--help", "--verbose", "--workers", "--until", "--redo", "--dry-run"),
+    *("--help", "--verbose", "--until", "--redo", "--dry-run"),
+    *("--workers", "--threads", "--ray"),
     *("--tokens", "--candidates", "--fraction", "--out"),
 )
 """All that is no setting of the experiment."""
@@ -64,7 +65,7 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
 
         print(forecast(experiment))
         return
-    from dsdm.pipeline import check_stage, redo, run_experiment
+    from dsdm.pipeline import Workers, check_stage, redo, run_experiment
     from dsdm.pipeline.report import write_run_report
     from dsdm.pipeline.summary import summary_lines
 
@@ -72,7 +73,8 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     if parsed.redo:
         redo(experiment, parsed.redo)
     _quiet_libraries()
-    run = run_experiment(experiment, until=parsed.until, workers=parsed.workers, announce=_announce)
+    workers = Workers(parsed.workers, parsed.threads, parsed.ray)
+    run = run_experiment(experiment, until=parsed.until, workers=workers, announce=_announce)
     write_run_report(run.folder)
     for line in summary_lines(run):
         print(line)
@@ -88,12 +90,14 @@ def _compare(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> No
 
 def _check(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     from dsdm.experiment import load_experiment
+    from dsdm.pipeline import Workers
     from dsdm.pipeline.check import run_check
     from dsdm.trust.lines import check_lines
 
     experiment = load_experiment(parsed.file, overrides)
     _quiet_libraries()
-    check = run_check(experiment, experiment.check, workers=parsed.workers, announce=_announce)
+    workers = Workers(parsed.workers, parsed.threads, parsed.ray)
+    check = run_check(experiment, experiment.check, workers=workers, announce=_announce)
     for line in check_lines(check):
         print(line)
 
@@ -233,9 +237,12 @@ def _add_run_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _add_workers(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--workers", type=_positive, default=1, metavar="N", help="processes side by side"
-    )
+    add = command.add_argument
+    add("--workers", type=_positive, default=1, metavar="N", help="processes side by side")
+    threads = "threads of each (its share of the cores): results are the same bytes where it is"
+    add("--threads", type=_positive, metavar="T", help=threads)
+    on_ray = "make artifacts on the Ray cluster at this address, `auto`, or `local` to start one"
+    add("--ray", metavar="ADDRESS", help=on_ray)
 
 
 def _positive(text: str) -> int:

@@ -12,7 +12,7 @@ from dsdm.artifacts import load_cost
 from dsdm.config import as_dict, parse_config
 from dsdm.errors import ConfigError
 from dsdm.experiment import Experiment, load_experiment, save_experiment
-from dsdm.pipeline import Run, run_experiment
+from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.bank_scores import (
     Rival,
     alone_work,
@@ -202,7 +202,7 @@ def test_settings_that_make_no_bank_are_refused() -> None:
 @pytest.mark.slow
 def test_two_processes_make_the_same_bank_as_one(tmp_path: Path, bank: Bank) -> None:
     other = run_experiment(tiny_experiment(tmp_path), until="targets")
-    found = make_bank(other, config(), workers=2)
+    found = make_bank(other, config(), workers=Workers(2))
     assert np.array_equal(found.losses["words"], bank.losses["words"])
     assert np.array_equal(load_bank(bank_folder(other)).inclusion, bank.inclusion)
 

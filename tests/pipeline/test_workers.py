@@ -6,7 +6,7 @@ import pytest
 from dsdm.artifacts import load_cost
 from dsdm.errors import ArtifactError, DsdmError
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import Run, run_experiment
+from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.work import Work
 from dsdm.pipeline.workers import workers
 from tests.tiny_runs import write_data, write_experiment
@@ -32,7 +32,7 @@ def test_two_processes_make_the_same_bytes_as_one(tmp_path: Path) -> None:
     made: list[tuple[str, int, int]] = []
     for name, count in (("one", 1), ("two", 2)):
         experiment = load_experiment(path, [("run", str(tmp_path / name))])
-        run_experiment(experiment, workers=count, announce=lambda *done: made.append(done))
+        run_experiment(experiment, workers=Workers(count), announce=lambda *done: made.append(done))
     assert made[: len(made) // 2] == made[len(made) // 2 :]
     assert finished_bytes(tmp_path / "one") == finished_bytes(tmp_path / "two")
 
@@ -54,7 +54,7 @@ def test_estimators_share_the_backward_pass_and_each_has_the_bytes_of_its_own(
     # As after a kill between the two, and with a second process.
     shutil.rmtree(folder / "gradient")
     shutil.rmtree(folder / "ekfac" / "00001")
-    run_experiment(load_experiment(path), until="scores", workers=2)
+    run_experiment(load_experiment(path), until="scores", workers=Workers(2))
     assert finished_bytes(folder) == together
     assert load_cost(folder / "gradient" / "00000")["made_with"] == 1
     assert load_cost(folder / "gradient" / "00001")["made_with"] == 2
@@ -84,7 +84,7 @@ def experiment(tmp_path: Path) -> Experiment:
 
 def test_an_error_in_a_worker_is_the_commands_error(experiment: Experiment) -> None:
     with (
-        workers(experiment, 2) as perform,
+        workers(experiment, Workers(2)) as perform,
         pytest.raises(DsdmError, match="the disk is on fire"),
     ):
         perform(failing_works, list(failing_works(Run(experiment))))
@@ -92,7 +92,7 @@ def test_an_error_in_a_worker_is_the_commands_error(experiment: Experiment) -> N
 
 def test_a_worker_that_dies_is_told_of(experiment: Experiment) -> None:
     with (
-        workers(experiment, 2) as perform,
+        workers(experiment, Workers(2)) as perform,
         pytest.raises(ArtifactError, match="A worker process died"),
     ):
         perform(dying_works, list(dying_works(Run(experiment))))

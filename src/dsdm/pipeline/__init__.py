@@ -18,7 +18,7 @@ from dsdm.pipeline import (
 )
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work
-from dsdm.pipeline.workers import Maker
+from dsdm.pipeline.workers import HERE, Maker, Workers
 from dsdm.pipeline.workers import workers as start_workers
 
 
@@ -63,7 +63,7 @@ def run_experiment(
     experiment: Experiment,
     *,
     until: str | None = None,
-    workers: int = 1,
+    workers: Workers = HERE,
     announce: Callable[[str, int, int], None] = lambda stage, made, total: None,
 ) -> Run:
     """Every stage that is missing, in order, up to and with `until`.
@@ -71,7 +71,7 @@ def run_experiment(
     Args:
         experiment: What to run.
         until: The last stage; None: all of them.
-        workers: Processes that make a stage's artifacts beside each other.
+        workers: Who makes a stage's artifacts.
         announce: Called after each stage with its name, the artifacts made now, and all of them.
 
     Raises:
@@ -138,4 +138,13 @@ def check_stage(stage: str | None) -> None:
         raise ConfigError(f"{stage!r} is not a stage. Stages are {', '.join(STAGES)}.")
 
 
-__all__ = ["STAGES", "Run", "Status", "check_stage", "redo", "run_experiment", "run_status"]
+__all__ = [
+    "STAGES",
+    "Run",
+    "Status",
+    "Workers",
+    "check_stage",
+    "redo",
+    "run_experiment",
+    "run_status",
+]

@@ -20,6 +20,7 @@ from dsdm.pipeline.losses import part_losses
 from dsdm.pipeline.model_stages import derived_seed, train_model, usable_rows
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work, fingerprints
+from dsdm.pipeline.workers import HERE, Workers
 from dsdm.pipeline.workers import workers as start_workers
 from dsdm.trust.bank import CANDIDATES, LOSSES, Bank, load_bank, write_bank
 from dsdm.trust.lds_config import LdsConfig
@@ -81,7 +82,7 @@ def make_bank(
     run: Run,
     config: LdsConfig,
     *,
-    workers: int = 1,
+    workers: Workers = HERE,
     announce: Callable[[str, int, int], None] = lambda stage, made, total: None,
 ) -> Bank:
     """The bank of a run, after whatever is missing of it has been made.
@@ -89,7 +90,7 @@ def make_bank(
     Args:
         run: Its tokenizer, examples and targets are finished.
         config: What to retrain.
-        workers: Processes that train beside each other.
+        workers: Who trains.
         announce: Called at the end with the stage's name, the models trained now, and all of them.
 
     Raises:

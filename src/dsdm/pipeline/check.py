@@ -33,6 +33,7 @@ from dsdm.pipeline.check_stages import (
 from dsdm.pipeline.model_stages import proxies_work
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work, fingerprints, finished_counts, perform
+from dsdm.pipeline.workers import HERE, Workers
 from dsdm.pipeline.workers import workers as start_workers
 from dsdm.trust.config import CheckConfig
 from dsdm.trust.measured import Agreement, Check, Curvature, Measured, Probe, ProxyLoss
@@ -50,7 +51,7 @@ def run_check(
     experiment: Experiment,
     config: CheckConfig,
     *,
-    workers: int = 1,
+    workers: Workers = HERE,
     announce: Announce = lambda stage, made, total: None,
 ) -> Check:
     """Whether to trust the scores of the selecting method, and every number behind it.
@@ -60,7 +61,7 @@ def run_check(
     Args:
         experiment: Whose run to check.
         config: How much to look at.
-        workers: Processes that make artifacts beside each other.
+        workers: Who makes artifacts.
         announce: Called after each step with its name, the artifacts made now, and all of them.
 
     Raises:
@@ -110,7 +111,7 @@ def _only_selecting(experiment: Experiment) -> Experiment:
 
 
 def _make_directions(
-    experiment: Experiment, needed: Experiment, workers: int, announce: Announce
+    experiment: Experiment, needed: Experiment, workers: Workers, announce: Announce
 ) -> None:
     described = experiment.folder / "experiment.yaml"
     with disk_errors(described):

@@ -27,6 +27,8 @@ Advance = Callable[[int], None]
 
 bar_position = 0
 """The line of the terminal, from the bottom, that this process shows its progress on."""
+shows_bars = True
+"""Whether this process shows its progress at all."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
         mininterval=1.0,
         leave=False,
         position=bar_position,
+        disable=not shows_bars,
     ) as bar:
 
         def advance(count: int) -> None:

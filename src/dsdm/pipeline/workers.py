@@ -1,7 +1,7 @@
-"""Making a stage's artifacts in this process, or in several beside each other.
+"""Making a stage's artifacts in this process, in several beside each other, or on a Ray cluster.
 
-A worker is told which artifact to make, not how: it finds the work in the experiment itself, so
-nothing but the experiment and a path goes to it. (A cluster's workers can be told the same.)
+A worker is told which artifacts to make, not how: it finds the work in the experiment itself, so
+nothing but the experiment and paths goes to it.
 """
 
 import multiprocessing
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,36 +28,89 @@ Perform = Callable[[Maker, Sequence[Work]], int]
 """Makes those of the works that are missing; returns how many. All are of one maker."""
 
 
-@contextmanager
-def workers(experiment: Experiment, count: int) -> Iterator[Perform]:
-    """How to make many artifacts with `count` processes; 1 is this one.
+@dataclass(frozen=True)
+class Workers:
+    """Who makes artifacts, and with how many threads.
 
-    Each of several processes gets its share of the cores. Which process makes what does not change
-    what is made, but the number of threads a process has changes rounding.
+    Which worker makes what, and in which order, does not change what is made; the number of
+    threads a worker computes with changes rounding.
     """
-    if count == 1:
-        yield lambda maker, works: _perform_here(works)
-        return
+
+    count: int = 1
+    """Processes beside each other; 1 is this one."""
+    threads: int | None = None
+    """Threads of each; None: its share of the cores."""
+    ray: str | None = None
+    """Address of a Ray cluster, `auto` for the one this machine belongs to, `local` for one that is
+    started for the run; None: no Ray."""
+
+    @property
+    def threads_each(self) -> int:
+        """Threads of each worker."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.count)
+
+
+HERE = Workers()
+"""This process."""
+
+
+@contextmanager
+def workers(experiment: Experiment, config: Workers) -> Iterator[Perform]:
+    """How to make many artifacts.
+
+    Raises:
+        ConfigError: Ray is asked for and not installed.
+        ArtifactError: there is no Ray cluster at the address.
+    """
+    if config.ray is not None:
+        from dsdm.pipeline.ray_workers import ray_workers
+
+        with ray_workers(experiment, config) as perform:
+            yield perform
+    elif config.count == 1:
+        if config.threads is not None:
+            import torch
+
+            torch.set_num_threads(config.threads)
+        yield lambda maker, works: perform_here(works)
+    else:
+        with _processes(experiment, config) as perform:
+            yield perform
+
+
+def perform_here(works: Sequence[Work]) -> int:
+    """Makes those of the works that are missing in this process; returns how many."""
+    return sum(perform_together(group) for group in passes(works))
+
+
+def missing_paths(works: Sequence[Work]) -> list[list[Path]]:
+    """The paths of those that are not done, in groups that can be made together."""
+    missing = [work for work in works if work.state()[0] != "done"]
+    return [[work.path for work in group] for group in passes(missing)]
+
+
+def perform_paths(experiment: Experiment, maker: Maker, paths: Sequence[Path]) -> int:
+    """What a worker does: makes the artifacts at some paths; returns how many were missing."""
+    return perform_together([work for work in maker(Run(experiment)) if work.path in paths])
+
+
+@contextmanager
+def _processes(experiment: Experiment, config: Workers) -> Iterator[Perform]:
     context = multiprocessing.get_context("spawn")
     positions: Queue[int] = context.Queue()
-    for position in range(count):
+    for position in range(config.count):
         positions.put(position)
-    threads = max(1, (os.cpu_count() or 1) // count)
-    with ProcessPoolExecutor(count, context, _start_worker, (positions, threads)) as pool:
+    settings = (positions, config.threads_each)
+    with ProcessPoolExecutor(config.count, context, _start_worker, settings) as pool:
 
         def perform_beside(maker: Maker, works: Sequence[Work]) -> int:
             if any(work.follows_siblings for work in works):
-                return _perform_here(works)
-            missing = [work for work in works if work.state()[0] != "done"]
-            groups = [[work.path for work in group] for group in passes(missing)]
-            _finish([pool.submit(_perform, experiment, maker, paths) for paths in groups])
-            return len(missing)
+                return perform_here(works)
+            groups = missing_paths(works)
+            _finish([pool.submit(perform_paths, experiment, maker, paths) for paths in groups])
+            return sum(len(paths) for paths in groups)
 
         yield perform_beside
-
-
-def _perform_here(works: Sequence[Work]) -> int:
-    return sum(perform_together(group) for group in passes(works))
 
 
 def _finish(futures: Sequence[Future[int]]) -> None:
@@ -78,12 +132,17 @@ def _finish(futures: Sequence[Future[int]]) -> None:
 
 def _start_worker(positions: "Queue[int]", threads: int) -> None:
     import torch
+
+    use_threads(threads)
+    pipeline_work.bar_position = positions.get()
+    if torch.cuda.device_count() > 1:
+        torch.cuda.set_device(pipeline_work.bar_position % torch.cuda.device_count())
+
+
+def use_threads(threads: int) -> None:
+    """Sets up a worker's process."""
+    import torch
     from transformers.utils import logging as transformers_logging
 
     torch.set_num_threads(threads)
     transformers_logging.disable_progress_bar()
-    pipeline_work.bar_position = positions.get()
-
-
-def _perform(experiment: Experiment, maker: Maker, paths: Sequence[Path]) -> int:
-    return perform_together([work for work in maker(Run(experiment)) if work.path in paths])

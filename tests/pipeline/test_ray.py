@@ -1,0 +1,124 @@
+"""Artifacts made on a Ray cluster of two nodes, both on this machine."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsdm.artifacts import Draft
+from dsdm.errors import ArtifactError
+from dsdm.experiment import Experiment, load_experiment
+from dsdm.pipeline import Run, Workers, run_experiment
+from dsdm.pipeline.work import Work
+from dsdm.pipeline.workers import workers
+from tests.pipeline.test_workers import COMPARE, finished_bytes
+from tests.tiny_runs import Dsdm, write_data, write_experiment
+
+ray = pytest.importorskip("ray")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a cluster of two nodes with one core each, whose workers find the tests' makers."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
+        patch.setenv("RAY_worker_niceness", "0")
+        cluster = Cluster()
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False)
+        yield cluster.address
+        cluster.shutdown()
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    write_data(tmp_path)
+    return load_experiment(write_experiment(tmp_path))
+
+
+def work_at(run: Run, name: str, make: Any) -> Work:
+    return Work("proxies", run.folder / "proxies" / name, {}, {}, make)
+
+
+def works_that_die_once(run: Run) -> Iterator[Work]:
+    """Two, the second of which kills its process the first time."""
+
+    def write(draft: Draft) -> None:
+        (draft.path / "done").write_text("whole")
+
+    def die_once(draft: Draft) -> None:
+        (draft.path / "half").write_text("ha")
+        marker = run.folder / "has-died"
+        if not marker.exists():
+            marker.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        (draft.path / "done").write_text("whole")
+
+    yield work_at(run, "0", write)
+    yield work_at(run, "1", die_once)
+
+
+def works_that_fail(run: Run) -> Iterator[Work]:
+    def fail(draft: Draft) -> None:
+        raise ArtifactError("the disk is on fire")
+
+    yield work_at(run, "0", fail)
+
+
+def test_two_nodes_make_the_same_bytes_as_this_process(tmp_path: Path, address: str) -> None:
+    write_data(tmp_path)
+    scores = {"method": "backward"}
+    estimators = {"estimators": ["ekfac", "gradient"]}
+    path = write_experiment(tmp_path, compare=COMPARE, scores=scores, directions=estimators)
+    made: list[tuple[str, int, int]] = []
+    for name, who in (("here", Workers(threads=1)), ("ray", Workers(threads=1, ray=address))):
+        experiment = load_experiment(path, [("run", str(tmp_path / name))])
+        run_experiment(experiment, workers=who, announce=lambda *done: made.append(done))
+    assert made[: len(made) // 2] == made[len(made) // 2 :]
+    assert finished_bytes(tmp_path / "here") == finished_bytes(tmp_path / "ray")
+
+
+def test_what_a_dead_worker_was_at_is_given_to_another(
+    experiment: Experiment, address: str
+) -> None:
+    run = Run(experiment)
+    run.folder.mkdir(parents=True)
+    with workers(experiment, Workers(threads=1, ray=address)) as perform:
+        assert perform(works_that_die_once, list(works_that_die_once(run))) == 2
+        assert perform(works_that_die_once, list(works_that_die_once(run))) == 0
+    for name in "01":
+        folder = run.folder / "proxies" / name
+        assert (folder / "done").read_text() == "whole"
+    assert (run.folder / "has-died").exists()
+
+
+def test_an_error_of_a_task_is_the_commands_error(experiment: Experiment, address: str) -> None:
+    with (
+        workers(experiment, Workers(threads=1, ray=address)) as perform,
+        pytest.raises(ArtifactError, match=r"^the disk is on fire$"),
+    ):
+        perform(works_that_fail, list(works_that_fail(Run(experiment))))
+
+
+def test_no_cluster_at_the_address_is_an_error(tiny: Path, dsdm: Dsdm) -> None:
+    code, _, err = dsdm("run", tiny, "--ray", "127.0.0.1:1")
+    assert code == 2
+    assert "no Ray cluster can be reached there" in err
+
+
+def test_without_ray_the_error_says_what_to_install(
+    tiny: Path,
+    dsdm: Dsdm,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = dsdm("run", tiny, "--ray", "local")
+    assert code == 2
+    assert "pip install 'dsdm[ray]'" in err
