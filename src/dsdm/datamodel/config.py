@@ -50,7 +50,8 @@ class ScoresConfig(Config):
     """How candidates are scored."""
 
     method: Literal["auto", "forward", "backward"] = "auto"
-    """`forward` for few directions, `backward` for many; `auto` takes the cheaper."""
+    """`forward` for few directions, `backward` for many; `auto` takes the cheaper. With `backward`
+    all estimators share one pass."""
     per_target: bool = False
     """Score each target by itself, beside the mix."""
     per_example: int = 0
