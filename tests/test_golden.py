@@ -12,9 +12,9 @@ import torch
 
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Row
-from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import ESTIMATOR_NAMES, MIX, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import load_direction
-from dsdm.datamodel.estimate import MIX, Question, direction_path, estimate_directions
+from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
 from dsdm.datamodel.scoring import score_backward
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.lm.config import TrainConfig

@@ -11,6 +11,11 @@ ESTIMATOR_NAMES = ("ekfac", "gradient", "trak")
 DEFAULT_DAMPING = {"ekfac": 0.1, "trak": 10.0}
 """Of the estimators that have a curvature: see docs/method.md."""
 
+MIX = "mix"
+"""What the weighted sum of all targets is called where a target's name is asked for."""
+FORWARD_AT_MOST = 1
+"""Directions up to which two forward passes for each are cheaper than one backward pass."""
+
 Labels = Literal["data", "sampled"]
 
 
@@ -50,8 +55,8 @@ class ScoresConfig(Config):
     """How candidates are scored."""
 
     method: Literal["auto", "forward", "backward"] = "auto"
-    """`forward` for few directions, `backward` for many; `auto` takes the cheaper. With `backward`
-    all estimators share one pass."""
+    """`forward` for few directions, `backward` for many; `auto` takes the cheaper. Backward
+    passes serve all estimators."""
     per_target: bool = False
     """Score each target by itself, beside the mix."""
     per_example: int = 0
@@ -66,3 +71,21 @@ class ScoresConfig(Config):
     """Tokens in one forward pass, padding included."""
     precision: Precision = "auto"
     """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""
+
+
+def example_name(target: str, number: int) -> str:
+    """What a single example of a target is called where a target's name is asked for."""
+    return f"{target}[{number}]"
+
+
+def scored_targets(targets: list[str], config: ScoresConfig) -> list[str]:
+    """What candidates are scored for: the mix alone, or every target, and examples on request."""
+    single = [example_name(t, i) for t in targets for i in range(config.per_example)]
+    return ([*targets, *single]) if config.per_target or single else [MIX]
+
+
+def scores_forward(config: ScoresConfig, num_directions: int) -> bool:
+    """Whether so many directions are scored forward."""
+    if config.method == "auto":
+        return num_directions <= FORWARD_AT_MOST
+    return config.method == "forward"

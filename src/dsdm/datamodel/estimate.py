@@ -11,7 +11,14 @@ from transformers import PreTrainedModel
 from dsdm.artifacts import Draft, write_json
 from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.calibration import save_exact
-from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import (
+    MIX,
+    DirectionsConfig,
+    ScoresConfig,
+    example_name,
+    scored_targets,
+    scores_forward,
+)
 from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
 from dsdm.datamodel.gradients import linear_layers
@@ -21,12 +28,10 @@ from dsdm.datamodel.scoring import (
     calibrate,
     exact_scores,
     random_rows,
-    scores_forward,
 )
 from dsdm.errors import NumericalError
 from dsdm.lm.model import check_finite, flops_per_token
 
-MIX = "mix"
 CALIBRATION = "calibration.json"
 
 
@@ -84,17 +89,6 @@ def estimate_directions(
 def direction_path(folder: Path, target: str) -> Path:
     """Where the direction for a target, or for the mix, is in a finished folder."""
     return folder / f"{target}.safetensors"
-
-
-def example_name(target: str, number: int) -> str:
-    """What a single example of a target is called where a target's name is asked for."""
-    return f"{target}[{number}]"
-
-
-def scored_targets(targets: list[str], config: ScoresConfig) -> list[str]:
-    """What candidates are scored for: the mix alone, or every target, and examples on request."""
-    single = [example_name(t, i) for t in targets for i in range(config.per_example)]
-    return ([*targets, *single]) if config.per_target or single else [MIX]
 
 
 def _estimate(

@@ -11,16 +11,15 @@ import torch
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, Subset
-from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.config import MIX, ScoresConfig, scored_targets, scores_forward
 from dsdm.datamodel.directions import Direction, load_direction
-from dsdm.datamodel.estimate import CALIBRATION, MIX, direction_path, scored_targets
+from dsdm.datamodel.estimate import CALIBRATION, direction_path
 from dsdm.datamodel.scoring import (
     BACKWARD_PASSES,
     FORWARD_PASSES,
     Advance,
     score_backward,
     score_forward,
-    scores_forward,
 )
 from dsdm.lm.config import Output
 from dsdm.lm.model import flops_per_token

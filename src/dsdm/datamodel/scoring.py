@@ -24,8 +24,6 @@ from dsdm.lm.config import Output
 from dsdm.lm.model import autocast
 from dsdm.lm.outputs import example_outputs, plain_token_outputs
 
-FORWARD_AT_MOST = 1
-"""Directions up to which two forward passes for each are cheaper than one backward pass."""
 EXACT_PASSES = 4.0
 """What an exact slope costs in forward passes: forward mode, plain attention and logits."""
 FORWARD_PASSES = 2.0
@@ -50,13 +48,6 @@ class Calibration:
 
 
 Advance = Callable[[int], None]
-
-
-def scores_forward(config: ScoresConfig, num_directions: int) -> bool:
-    """Whether so many directions are scored forward."""
-    if config.method == "auto":
-        return num_directions <= FORWARD_AT_MOST
-    return config.method == "forward"
 
 
 def calibrate(

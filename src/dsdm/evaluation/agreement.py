@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-MIX = "mix"
+from dsdm.datamodel.config import MIX
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What each stage of a run costs, counted in tokens and passes at measured speeds."""
 
-from dsdm.datamodel.estimate import scored_targets
-from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, scores_forward
+from dsdm.datamodel.config import scored_targets, scores_forward
+from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, num_candidates
@@ -141,13 +141,12 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     config, speed, pool = experiment.scores, measured.speed, measured.pool
     wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
     forward = scores_forward(config, wanted)
-    # Each estimator's scores are a pass of their own, but for backward ones where they are set.
-    is_shared = config.method == "backward"
-    tokens = (1 if is_shared else num_methods) * experiment.proxies.count * pool.tokens
+    # Forward passes are each estimator's own; a backward pass serves all.
+    tokens = (num_methods if forward else 1) * experiment.proxies.count * pool.tokens
     passes = FORWARD_PASSES * wanted if forward else BACKWARD_PASSES
     # A backward pass for scores reads at the speed of the directions' gradients.
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes
-    copies = 2 if forward else wanted * (num_methods if is_shared else 1)
+    copies = 2 if forward else wanted * num_methods
     columns = num_methods * (1 + experiment.proxies.count * (wanted + 1))
     candidates = num_candidates(experiment, pool)
     activations = speed.activation_bytes * (0.3 if forward else 1.0)

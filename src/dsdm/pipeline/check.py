@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from dsdm.artifacts import Draft, disk_errors, load_manifest, write_json
+from dsdm.datamodel.config import MIX
 from dsdm.errors import ArtifactError, NumericalError
-from dsdm.evaluation.agreement import MIX
 from dsdm.experiment import Experiment, record_experiment, save_experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.check_stages import (

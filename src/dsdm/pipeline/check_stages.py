@@ -16,7 +16,7 @@ import numpy as np
 from dsdm.artifacts import Draft
 from dsdm.config import as_dict
 from dsdm.data.sequences import Rows, Subset
-from dsdm.evaluation.agreement import MIX
+from dsdm.datamodel.config import MIX
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.pipeline.losses import EVALUATION_TOKENS
 from dsdm.pipeline.model_stages import (

@@ -13,6 +13,7 @@ from dsdm.config import as_dict, fingerprint
 from dsdm.data.overlap import DEFAULT_WORDS
 from dsdm.data.sequences import Rows, Subset
 from dsdm.data.tasks import Part
+from dsdm.datamodel.config import scored_targets, scores_forward
 from dsdm.errors import DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
@@ -182,7 +183,8 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
 
 def _shared_scoring(run: Run, number: int) -> Pass | None:
     """The backward pass that scores a shard for every estimator; forward passes are not shared."""
-    if run.experiment.scores.method != "backward":
+    wanted = scored_targets([t.name for t in run.experiment.targets], run.experiment.scores)
+    if scores_forward(run.experiment.scores, len(wanted)):
         return None
     return Pass(f"scores/{number:05d}", partial(_score_together, run, number))
 

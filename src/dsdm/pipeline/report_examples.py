@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from dsdm.data.examples import load_examples
 from dsdm.data.tokenizer import load_tokenizer
-from dsdm.evaluation.agreement import MIX
+from dsdm.datamodel.config import MIX
 from dsdm.pipeline.report_scores import ScoredPool, scored_columns
 from dsdm.report.examples import (
     EXCERPT_CHARACTERS,

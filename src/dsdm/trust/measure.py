@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dsdm.evaluation.agreement import MIX
+from dsdm.datamodel.config import MIX
 from dsdm.evaluation.intervals import Interval, bootstrap_interval, bootstrap_means
 from dsdm.trust.groups import Group
 from dsdm.trust.measured import Agreement, Confounds, ProbeGroup

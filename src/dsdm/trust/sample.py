@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows, Subset
-from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import MIX, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.scoring import exact_scores
-from dsdm.evaluation.agreement import MIX
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.trust.cosine import gradient_norms
 from dsdm.trust.measured import ProxyLoss
