@@ -11,7 +11,8 @@ from pathlib import Path
 from record import ROOT, figure, write_figures
 
 from dsdm.evaluation.comparison import compare_losses
-from dsdm.experiment import load_experiment
+from dsdm.experiment import Experiment, load_experiment
+from dsdm.pipeline import run_status
 from dsdm.pipeline.losses import load_losses
 
 CONTROLS = {"random": "random", "repeated": "repeated"}
@@ -26,6 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     experiment = load_experiment(options.run / "experiment.yaml")
     assert experiment.compare is not None, "the run has no comparison"
+    _check_fresh(experiment, options.part)
     targets = [target.name for target in experiment.targets]
     losses = load_losses(options.run, options.part, experiment.compare, targets)
     prefix = "pilot" if options.part == "report" else "pilot_tune"
@@ -40,6 +42,14 @@ def main() -> None:
             found = line.difference
             rows.append(figure(f"{prefix}.{name}", found.mean, unit, found.low, found.high))
     write_figures(prefix, rows)
+
+
+def _check_fresh(experiment: Experiment, part: str) -> None:
+    """Nothing that is evaluated was made with other settings than the experiment's."""
+    found = [status for status in run_status(experiment) if f"/{part}/" in status.work.name]
+    assert found, f"the run was not evaluated on its {part} part"
+    stale = [status.work.name for status in found if status.state == "stale"]
+    assert not stale, f"made with other settings: {', '.join(stale)}"
 
 
 def _figure_name(arm: str, target: str, control: str) -> str | None:
