@@ -186,7 +186,9 @@ def _shared_scoring(run: Run, number: int) -> Pass | None:
     wanted = scored_targets([t.name for t in run.experiment.targets], run.experiment.scores)
     if scores_forward(run.experiment.scores, len(wanted)):
         return None
-    return Pass(f"scores/{number:05d}", partial(_score_together, run, number))
+    # Named by its folder: a replicate's pass is another one.
+    name = str(run.folder / "scores" / f"{number:05d}")
+    return Pass(name, partial(_score_together, run, number))
 
 
 def _score(run: Run, method: str, number: int, draft: Draft) -> None:
