@@ -156,5 +156,7 @@ def _write_tables(tables: Iterable[pa.Table], path: Path) -> int:
                 pq.ParquetWriter(path, table.schema, **storage(table.schema))
             )
             writer.write_table(table)
+            # What the allocator keeps for the next block would grow with the number of blocks.
+            pa.default_memory_pool().release_unused()
             num_lines += len(table)
     return num_lines
