@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsdm.errors import ConfigError, DsdmError
+
+if TYPE_CHECKING:
+    from dsdm.pipeline import Workers
 
 STANDARD_COMPARISON = (
     "{arms: [top, random, random@0.5, random@2, dsir, bm25, source-matched, bottom], seeds: 3}"
@@ -65,7 +69,7 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
 
         print(forecast(experiment))
         return
-    from dsdm.pipeline import Workers, check_stage, redo, run_experiment
+    from dsdm.pipeline import check_stage, redo, run_experiment
     from dsdm.pipeline.report import write_run_report
     from dsdm.pipeline.summary import summary_lines
 
@@ -73,7 +77,7 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     if parsed.redo:
         redo(experiment, parsed.redo)
     _quiet_libraries()
-    workers = Workers(parsed.workers, parsed.threads, parsed.ray)
+    workers = _workers(parsed)
     run = run_experiment(experiment, until=parsed.until, workers=workers, announce=_announce)
     write_run_report(run.folder)
     for line in summary_lines(run):
@@ -90,16 +94,20 @@ def _compare(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> No
 
 def _check(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     from dsdm.experiment import load_experiment
-    from dsdm.pipeline import Workers
     from dsdm.pipeline.check import run_check
     from dsdm.trust.lines import check_lines
 
     experiment = load_experiment(parsed.file, overrides)
     _quiet_libraries()
-    workers = Workers(parsed.workers, parsed.threads, parsed.ray)
-    check = run_check(experiment, experiment.check, workers=workers, announce=_announce)
+    check = run_check(experiment, experiment.check, workers=_workers(parsed), announce=_announce)
     for line in check_lines(check):
         print(line)
+
+
+def _workers(parsed: argparse.Namespace) -> "Workers":
+    from dsdm.pipeline import Workers
+
+    return Workers(parsed.workers, parsed.threads, parsed.ray)
 
 
 def _quiet_libraries() -> None:

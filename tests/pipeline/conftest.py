@@ -48,3 +48,10 @@ def run(reported: Experiment) -> Run:
 
 def copy_of(run: Run, tmp_path: Path) -> Path:
     return shutil.copytree(run.folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    """Nothing of it is made yet."""
+    write_data(tmp_path)
+    return load_experiment(write_experiment(tmp_path))

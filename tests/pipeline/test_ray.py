@@ -15,7 +15,7 @@ from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.work import Work
 from dsdm.pipeline.workers import workers
-from tests.pipeline.test_workers import COMPARE, finished_bytes
+from tests.pipeline.test_workers import COMPARE, failing_works, finished_bytes
 from tests.tiny_runs import Dsdm, write_data, write_experiment
 
 ray = pytest.importorskip("ray")
@@ -35,12 +35,6 @@ def address() -> Iterator[str]:
             cluster.add_node(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False)
         yield cluster.address
         cluster.shutdown()
-
-
-@pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    write_data(tmp_path)
-    return load_experiment(write_experiment(tmp_path))
 
 
 def work_at(run: Run, name: str, make: Any) -> Work:
@@ -63,13 +57,6 @@ def works_that_die_once(run: Run) -> Iterator[Work]:
 
     yield work_at(run, "0", write)
     yield work_at(run, "1", die_once)
-
-
-def works_that_fail(run: Run) -> Iterator[Work]:
-    def fail(draft: Draft) -> None:
-        raise ArtifactError("the disk is on fire")
-
-    yield work_at(run, "0", fail)
 
 
 def test_two_nodes_make_the_same_bytes_as_this_process(tmp_path: Path, address: str) -> None:
@@ -104,7 +91,7 @@ def test_an_error_of_a_task_is_the_commands_error(experiment: Experiment, addres
         workers(experiment, Workers(threads=1, ray=address)) as perform,
         pytest.raises(ArtifactError, match=r"^the disk is on fire$"),
     ):
-        perform(works_that_fail, list(works_that_fail(Run(experiment))))
+        perform(failing_works, list(failing_works(Run(experiment))))
 
 
 def test_no_cluster_at_the_address_is_an_error(tiny: Path, dsdm: Dsdm) -> None:

@@ -76,12 +76,6 @@ def dying_works(run: Run):
     yield Work("proxies", run.folder / "proxies" / "0", {}, {}, die)
 
 
-@pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    write_data(tmp_path)
-    return load_experiment(write_experiment(tmp_path))
-
-
 def test_an_error_in_a_worker_is_the_commands_error(experiment: Experiment) -> None:
     with (
         workers(experiment, Workers(2)) as perform,

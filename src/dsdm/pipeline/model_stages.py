@@ -1,7 +1,7 @@
 """The stages that use models of the pool: proxies, directions, scores."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,17 @@ def directions_work(run: Run) -> Iterator[Work]:
 def scores_work(run: Run) -> Iterator[Work]:
     """For each estimator, one shard of scores for each shard of examples."""
     directions = list(directions_work(run))
+    is_shared = _is_scored_backward(run)
     for method in run.experiment.directions.estimators:
         own = [work for work in directions if work.path.parent.name == method]
         for shard, examples in zip(run.shards, examples_work(run), strict=True):
             path = run.folder / "scores" / method / shard.name
             inputs = fingerprints([examples, *own])
-            make = partial(_score, run, method, shard.number)
-            yield Work("scores", path, {}, inputs, make, _shared_scoring(run, shard.number))
+            # Named by its folder: a replicate's pass is another one.
+            name = str(run.folder / "scores" / shard.name)
+            score = partial(_score, run, shard.number)
+            shared = Pass(name, score) if is_shared else None
+            yield Work("scores", path, {}, inputs, partial(_score_one, score, path), shared)
 
 
 def usable_rows(run: Run) -> np.ndarray:
@@ -181,35 +185,29 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
         )
 
 
-def _shared_scoring(run: Run, number: int) -> Pass | None:
-    """The backward pass that scores a shard for every estimator; forward passes are not shared."""
+def _is_scored_backward(run: Run) -> bool:
+    """Whether one pass serves every estimator: each forward pass serves one direction."""
     wanted = scored_targets([t.name for t in run.experiment.targets], run.experiment.scores)
-    if scores_forward(run.experiment.scores, len(wanted)):
-        return None
-    # Named by its folder: a replicate's pass is another one.
-    name = str(run.folder / "scores" / f"{number:05d}")
-    return Pass(name, partial(_score_together, run, number))
+    return not scores_forward(run.experiment.scores, len(wanted))
 
 
-def _score(run: Run, method: str, number: int, draft: Draft) -> None:
-    _score_methods(run, number, {method: draft})
+def _score_one(score: Callable[[Mapping[Path, Draft]], None], path: Path, draft: Draft) -> None:
+    score({path: draft})
 
 
-def _score_together(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
-    _score_methods(run, number, {path.parent.name: draft for path, draft in drafts.items()})
-
-
-def _score_methods(run: Run, number: int, drafts: Mapping[str, Draft]) -> None:
+def _score(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
+    """Scores one shard for several estimators: each draft's path is `METHOD/SHARD`."""
     from dsdm.datamodel.score_shard import SCRATCH, Estimated, score_shard
 
     experiment, shard = run.experiment, run.examples.shards[number]
-    methods = list(drafts)
+    by_method = {path.parent.name: draft for path, draft in drafts.items()}
+    methods = list(by_method)
     estimated = Estimated(
         run.folder / "directions",
         methods,
         {target.name: target.weight for target in experiment.targets},
     )
-    scratch = drafts[methods[0]].path
+    scratch = by_method[methods[0]].path
     with progress(f"scores/{'+'.join(methods)}/{number:05d}", None, "rows") as advance:
         columns, flops = score_shard(
             shard,
@@ -220,7 +218,7 @@ def _score_methods(run: Run, number: int, drafts: Mapping[str, Draft]) -> None:
             scratch,
             advance,
         )
-    for method, draft in drafts.items():
+    for method, draft in by_method.items():
         own = {name: column for name, column in columns.items() if name.split(".", 1)[0] == method}
         num_lines = write_scores(run.examples, shard, own, draft.path / SCORES)
         draft.counts.update(candidates=num_lines, columns=len(own))

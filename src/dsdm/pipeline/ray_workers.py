@@ -14,16 +14,8 @@ from typing import Any
 from dsdm.errors import ArtifactError, ConfigError, DsdmError
 from dsdm.experiment import Experiment
 from dsdm.pipeline import work as pipeline_work
-from dsdm.pipeline.work import Work, progress
-from dsdm.pipeline.workers import (
-    Maker,
-    Perform,
-    Workers,
-    missing_paths,
-    perform_here,
-    perform_paths,
-    use_threads,
-)
+from dsdm.pipeline.work import progress
+from dsdm.pipeline.workers import Maker, Spread, Workers, perform_paths, use_threads
 
 RETRIES = 3
 """Further workers that a task is given to where one dies."""
@@ -32,8 +24,8 @@ NO_MODEL = ("tokenizer", "examples", "targets", "overlap", "selection", "dataset
 
 
 @contextmanager
-def ray_workers(experiment: Experiment, config: Workers) -> Iterator[Perform]:
-    """How to make many artifacts on the cluster at `config.ray`.
+def on_ray(experiment: Experiment, config: Workers, address: str) -> Iterator[Spread]:
+    """How to have artifacts made on the cluster at `address`.
 
     `config.count` limits the tasks at a time where a cluster is started; an existing cluster runs
     as many as its CPUs allow, at `config.threads_each` each. Where it has GPUs, whatever runs a
@@ -45,26 +37,19 @@ def ray_workers(experiment: Experiment, config: Workers) -> Iterator[Perform]:
     """
     ray = _import_ray()
     threads = config.threads_each
-    _connect(ray, config, threads)
+    _connect(ray, address, config.count * threads)
     # A worker that dies takes its task's time with it, and nothing else.
     task = ray.remote(max_retries=RETRIES, num_cpus=threads)(_perform)
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0
     described = ray.put(experiment)
 
-    def perform_on_ray(maker: Maker, works: Sequence[Work]) -> int:
-        if any(work.follows_siblings for work in works):
-            return perform_here(works)
-        groups = missing_paths(works)
-        if not groups:
-            return 0
-        stage = works[0].stage
+    def spread(maker: Maker, stage: str, groups: Sequence[Sequence[Path]]) -> None:
         fitted = task.options(num_gpus=int(has_gpus and stage not in NO_MODEL))
         running = [fitted.remote(described, maker, paths, threads) for paths in groups]
         _finish(ray, running, stage)
-        return sum(len(paths) for paths in groups)
 
     try:
-        yield perform_on_ray
+        yield spread
     finally:
         ray.shutdown()
 
@@ -80,18 +65,18 @@ def _import_ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, config: Workers, threads: int) -> None:
+def _connect(ray: Any, address: str, num_cpus: int) -> None:
+    """To the cluster at `address`, or to one of `num_cpus` that is started."""
     settings = {"log_to_driver": False, "logging_level": "error"}
     try:
-        _check_address(config.ray or "")
-        if config.ray == "local":
-            cpus = config.count * threads
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **settings)
+        _check_address(address)
+        if address == "local":
+            ray.init("local", num_cpus=num_cpus, include_dashboard=False, **settings)
         else:
-            ray.init(config.ray, **settings)
+            ray.init(address, **settings)
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(
-            f"--ray {config.ray}: no Ray cluster can be reached there ({error}). Start one with "
+            f"--ray {address}: no Ray cluster can be reached there ({error}). Start one with "
             "`ray start --head`, or give --ray local."
         ) from error
 

@@ -84,11 +84,7 @@ def perform(work: Work) -> bool:
     Raises:
         ArtifactError: an artifact made with another config or other inputs is in its place.
     """
-    if not _is_missing(work):
-        return False
-    with _writing(work) as draft:
-        work.make(draft)
-    return True
+    return perform_together([work]) == 1
 
 
 def perform_together(works: Sequence[Work]) -> int:
@@ -98,15 +94,16 @@ def perform_together(works: Sequence[Work]) -> int:
         ArtifactError: an artifact made with another config or other inputs is in its place.
     """
     missing = [work for work in works if _is_missing(work)]
-    if len(missing) < 2:
-        return sum(perform(work) for work in missing)
-    shared = missing[0].shared
-    assert shared is not None
     with ExitStack() as stack:
         drafts = {work.path: stack.enter_context(_writing(work)) for work in missing}
         for draft in drafts.values():
             draft.made_with = len(missing)
-        shared.make(drafts)
+        if len(missing) == 1:
+            missing[0].make(drafts[missing[0].path])
+        elif missing:
+            shared = missing[0].shared
+            assert shared is not None
+            shared.make(drafts)
     return len(missing)
 
 

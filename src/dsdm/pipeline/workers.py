@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Maker = Callable[[Run], Iterator[Work]]
 Perform = Callable[[Maker, Sequence[Work]], int]
 """Makes those of the works that are missing; returns how many. All are of one maker."""
+Spread = Callable[[Maker, str, Sequence[Sequence[Path]]], None]
+"""Has artifacts of a maker and stage made elsewhere: groups of paths, each for one worker."""
 
 
 @dataclass(frozen=True)
@@ -63,30 +66,33 @@ def workers(experiment: Experiment, config: Workers) -> Iterator[Perform]:
         ArtifactError: there is no Ray cluster at the address.
     """
     if config.ray is not None:
-        from dsdm.pipeline.ray_workers import ray_workers
+        from dsdm.pipeline.ray_workers import on_ray
 
-        with ray_workers(experiment, config) as perform:
-            yield perform
+        with on_ray(experiment, config, config.ray) as spread:
+            yield partial(_perform_elsewhere, spread)
     elif config.count == 1:
         if config.threads is not None:
             import torch
 
             torch.set_num_threads(config.threads)
-        yield lambda maker, works: perform_here(works)
+        yield lambda maker, works: _perform_here(works)
     else:
-        with _processes(experiment, config) as perform:
-            yield perform
+        with _in_processes(experiment, config) as spread:
+            yield partial(_perform_elsewhere, spread)
 
 
-def perform_here(works: Sequence[Work]) -> int:
-    """Makes those of the works that are missing in this process; returns how many."""
+def _perform_here(works: Sequence[Work]) -> int:
     return sum(perform_together(group) for group in passes(works))
 
 
-def missing_paths(works: Sequence[Work]) -> list[list[Path]]:
-    """The paths of those that are not done, in groups that can be made together."""
+def _perform_elsewhere(spread: Spread, maker: Maker, works: Sequence[Work]) -> int:
+    if any(work.follows_siblings for work in works):
+        return _perform_here(works)
     missing = [work for work in works if work.state()[0] != "done"]
-    return [[work.path for work in group] for group in passes(missing)]
+    if missing:
+        groups = [[work.path for work in group] for group in passes(missing)]
+        spread(maker, missing[0].stage, groups)
+    return len(missing)
 
 
 def perform_paths(experiment: Experiment, maker: Maker, paths: Sequence[Path]) -> int:
@@ -95,7 +101,7 @@ def perform_paths(experiment: Experiment, maker: Maker, paths: Sequence[Path]) -
 
 
 @contextmanager
-def _processes(experiment: Experiment, config: Workers) -> Iterator[Perform]:
+def _in_processes(experiment: Experiment, config: Workers) -> Iterator[Spread]:
     context = multiprocessing.get_context("spawn")
     positions: Queue[int] = context.Queue()
     for position in range(config.count):
@@ -103,14 +109,10 @@ def _processes(experiment: Experiment, config: Workers) -> Iterator[Perform]:
     settings = (positions, config.threads_each)
     with ProcessPoolExecutor(config.count, context, _start_worker, settings) as pool:
 
-        def perform_beside(maker: Maker, works: Sequence[Work]) -> int:
-            if any(work.follows_siblings for work in works):
-                return perform_here(works)
-            groups = missing_paths(works)
+        def spread(maker: Maker, stage: str, groups: Sequence[Sequence[Path]]) -> None:
             _finish([pool.submit(perform_paths, experiment, maker, paths) for paths in groups])
-            return sum(len(paths) for paths in groups)
 
-        yield perform_beside
+        yield spread
 
 
 def _finish(futures: Sequence[Future[int]]) -> None:
