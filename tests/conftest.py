@@ -8,6 +8,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from dsdm.data import harness_tasks
 from dsdm.data.batches import Row
+from dsdm.datamodel.layers import moved_layers
 from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import load_model
 from tests.tiny_runs import dsdm, tiny  # noqa: F401 - fixtures
@@ -49,10 +50,19 @@ LLAMA = {
     "num_attention_heads": 2,
     "max_position_embeddings": 16,
 }
+PHI = {
+    "model_type": "phi",
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 16,
+}
 MODELS = {
     "gpt2": GPT2,  # Conv1D, biases, tied embeddings
     "gpt2-untied": GPT2 | {"tie_word_embeddings": False},
     "llama": LLAMA,  # nn.Linear without bias
+    "phi": PHI,  # an output layer with a bias
     "llama-bias": LLAMA | {"attention_bias": True, "mlp_bias": True},
 }
 
@@ -68,6 +78,12 @@ def tiny_model(name: str = "gpt2", seed: int = 0, scale: float = 5.0) -> PreTrai
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.add_(noise, alpha=0.02 * scale)
     return model
+
+
+def moved_names(model: PreTrainedModel) -> list[str]:
+    """Every parameter that a direction may move, tables of the vocabulary included."""
+    layers = moved_layers(model, embeddings=True)
+    return [name for layer in layers for name in layer.parameter_names]
 
 
 def _keep_norms_in_float64(model: PreTrainedModel) -> None:

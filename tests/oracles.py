@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import IGNORED, Row, collate
-from dsdm.datamodel.gradients import Layer
+from dsdm.datamodel.layers import Layer
 
 Named = dict[str, Tensor]
 

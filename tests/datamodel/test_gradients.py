@@ -7,7 +7,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Row, collate
-from dsdm.datamodel.gradients import factors_of, linear_layers, mean_gradient
+from dsdm.datamodel import gradients
+from dsdm.datamodel.gradients import factors_of, mean_gradient
+from dsdm.datamodel.layers import layers_named, linear_layers, moved_layers, tables
 from dsdm.errors import ModelError, NumericalError
 from dsdm.lm.config import Output
 from tests.conftest import VOCAB, ListRows, random_rows, tiny_model
@@ -19,16 +21,16 @@ OUTPUTS: tuple[Output, ...] = ("loglik", "margin")
 def assert_factors_are_gradients(
     model: PreTrainedModel, rows: list[Row], output: Output = "margin"
 ) -> None:
-    layers = linear_layers(model)
+    layers = moved_layers(model, embeddings=True)
     factors = factors_of(model, layers, collate(rows), output)
     assert list(factors) == [layer.name for layer in layers]
     all_expected = layer_gradients(model, layers, rows, output)
     for layer in layers:
         found = factors[layer.name]
-        gradients = found.output_grads.transpose(1, 2) @ found.inputs
-        assert gradients.shape == (len(rows), layer.d_out, layer.d_in)
+        ours = torch.cat([part.gradients() for part in found.parts()])
+        assert ours.shape == (len(rows), layer.d_out, layer.d_in)
         expected = all_expected[layer.name]
-        torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12, msg=layer.name)
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12, msg=layer.name)
         # No test of zeros against zeros.
         assert expected.flatten(1).norm(dim=1).min() > 1e-6
 
@@ -113,9 +115,38 @@ def test_layers_are_those_of_the_body(model: PreTrainedModel) -> None:
     assert any(named[name].ndim == 2 for name in names)
 
 
+def test_tied_embeddings_are_one_table_and_untied_ones_two() -> None:
+    found = {name: tables(tiny_model(name)) for name in ("gpt2", "gpt2-untied", "phi")}
+    assert [t.name for t in found["gpt2"]] == ["transformer.wte.weight"]
+    assert [t.name for t in found["gpt2-untied"]] == ["transformer.wte.weight", "lm_head.weight"]
+    assert [t.bias_name for t in found["phi"]] == [None, "lm_head.bias"]
+    assert [t.d_in for t in found["phi"]] == [8, 9]
+
+
+def test_layers_are_found_by_the_parameters_that_a_direction_moves() -> None:
+    model = tiny_model("gpt2-untied")
+    wanted = [linear_layers(model)[2], tables(model)[1]]
+    names = [name for layer in wanted for name in layer.parameter_names]
+    assert layers_named(model, names) == wanted
+    with pytest.raises(ValueError, match="neither in a layer nor in a table"):
+        layers_named(model, [*names, "transformer.ln_f.weight"])
+
+
+@pytest.mark.parametrize("formed", [1, 23 * 8, 23 * 8 * 3])
+def test_tables_form_a_few_gradients_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, formed: int
+) -> None:
+    monkeypatch.setattr(gradients, "FORMED_ON_CPU", formed)
+    model, rows = tiny_model(), random_rows(7).rows
+    (table,) = tables(model)
+    found = factors_of(model, [table], collate(rows), "margin")[table.name]
+    assert {len(part.gradients()) for part in found.parts()} <= {1, max(1, formed // (23 * 8))}
+    assert_factors_are_gradients(model, rows)
+
+
 def test_matrices_and_tensors_convert_without_loss(model: PreTrainedModel) -> None:
     named = {n: p.detach() for n, p in model.named_parameters()}
-    for layer in linear_layers(model):
+    for layer in moved_layers(model, embeddings=True):
         matrix = layer.to_matrix(named)
         assert matrix.shape == (layer.d_out, layer.d_in)
         assert_same(layer.from_matrix(matrix), {n: named[n] for n in layer.parameter_names})
@@ -180,13 +211,12 @@ def test_the_model_is_as_it_was_after_an_error_too() -> None:
 
 def test_factors_in_bfloat16_are_near_those_in_float32() -> None:
     model = tiny_model("gpt2", scale=1.0).float()
-    layers, batch = linear_layers(model), collate(random_rows(6).rows)
+    layers, batch = moved_layers(model, embeddings=True), collate(random_rows(6).rows)
     exact = factors_of(model, layers, batch, "margin")
     rounded = factors_of(model, layers, batch, "margin", "bfloat16")
     for name, one in exact.items():
-        other = rounded[name]
-        assert other.inputs.dtype == other.output_grads.dtype == torch.float32
-        pair = [(f.output_grads.transpose(1, 2) @ f.inputs).flatten() for f in (one, other)]
+        pair = [f.gradients().flatten() for f in (one, rounded[name])]
+        assert pair[1].dtype == torch.float32
         assert torch.cosine_similarity(*pair, dim=0) > 0.99
 
 

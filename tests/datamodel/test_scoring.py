@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import collate
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction, add_directions
-from dsdm.datamodel.gradients import linear_layers
 from dsdm.datamodel.scoring import (
     calibrate,
     exact_scores,
@@ -20,17 +19,15 @@ from dsdm.datamodel.scoring import (
 from dsdm.errors import NumericalError
 from dsdm.lm.config import Output
 from dsdm.lm.outputs import example_outputs
-from tests.conftest import ListRows, random_rows, tiny_model
+from tests.conftest import ListRows, moved_names, random_rows, tiny_model
 
 CONFIG = ScoresConfig(precision="float32", batch_tokens=24, calibration_rows=8)
 
 
 def random_direction(model: PreTrainedModel, seed: int = 0, *, every: bool = False) -> Direction:
     generator = torch.Generator().manual_seed(seed)
-    names = [n for layer in linear_layers(model) for n in layer.parameter_names]
     named = dict(model.named_parameters())
-    if every:
-        names = list(named)
+    names = list(named) if every else moved_names(model)
     tensors = {
         n: torch.randn(named[n].shape, generator=generator, dtype=torch.float64) for n in names
     }

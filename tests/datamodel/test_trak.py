@@ -14,7 +14,8 @@ from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.estimators import Problem, estimate_gradient, estimate_trak, trak
 from dsdm.datamodel.estimators.trak import make_projection, project
-from dsdm.datamodel.gradients import Layer, factors_of, linear_layers
+from dsdm.datamodel.gradients import factors_of
+from dsdm.datamodel.layers import Layer, moved_layers
 from dsdm.datamodel.scoring import score_backward
 from dsdm.errors import NumericalError
 from dsdm.lm.config import Output
@@ -36,12 +37,12 @@ def configure(output: Output = "margin", **fields: float) -> DirectionsConfig:
 
 
 def make_problem(model: PreTrainedModel) -> Problem:
-    return Problem(model, linear_layers(model), TARGETS, POOL)
+    return Problem(model, moved_layers(model, embeddings=True), TARGETS, POOL)
 
 
 def explicit_features(model: PreTrainedModel, rows: list[Row], config: DirectionsConfig) -> Tensor:
     """phi(x) = P vec(grad f(x)) with every layer's P as the dense matrix left (x) right."""
-    blocks, layers = [], linear_layers(model)
+    blocks, layers = [], moved_layers(model, embeddings=True)
     gradients = layer_gradients(model, layers, rows, config.output)
     for layer in layers:
         left, right = make_projection(layer, config.projection, config.seed)
@@ -98,7 +99,7 @@ def test_scores_are_means_over_target_examples_of_single_scores() -> None:
 def test_a_candidate_that_is_the_target_has_a_positive_score() -> None:
     model, config = tiny_model(), configure()
     rows = TARGETS["one"]
-    problem = Problem(model, linear_layers(model), {"one": rows}, POOL)
+    problem = Problem(model, moved_layers(model, embeddings=True), {"one": rows}, POOL)
     direction = Direction(estimate_trak(problem, config)["one"], "trak", "one", "p")
     assert score_backward(model, [direction], rows, "margin", SCORES).mean() > 0
 
@@ -124,7 +125,7 @@ def test_features_are_taken_at_the_datas_labels_whatever_ekfac_takes() -> None:
 
 
 def test_factored_projection_is_the_explicit_one(model: PreTrainedModel) -> None:
-    layers, rows = linear_layers(model), CANDIDATES.rows
+    layers, rows = moved_layers(model, embeddings=True), CANDIDATES.rows
     factors = factors_of(model, layers, collate(rows), "margin")
     all_gradients = layer_gradients(model, layers, rows, "margin")
     for layer in layers:
@@ -141,7 +142,9 @@ def bare_layer(name: str = "layer.weight", d_out: int = 6, d_in: int = 9) -> Lay
 
 def test_too_few_rows_without_damping_are_an_error_that_says_what_to_do() -> None:
     model = tiny_model()
-    problem = Problem(model, linear_layers(model), {"t": random_rows(2)}, random_rows(2))
+    problem = Problem(
+        model, moved_layers(model, embeddings=True), {"t": random_rows(2)}, random_rows(2)
+    )
     with pytest.raises(NumericalError, match="more damping"):
         estimate_trak(problem, DirectionsConfig(projection=4, damping=0.0, curvature_rows=2))
 
@@ -208,5 +211,5 @@ def test_directions_of_gradient_are_the_targets_mean_gradients() -> None:
     model = tiny_model()
     estimated = estimate_gradient(make_problem(model), configure())
     for name, rows in TARGETS.items():
-        names = [n for layer in linear_layers(model) for n in layer.parameter_names]
+        names = [n for layer in moved_layers(model, embeddings=True) for n in layer.parameter_names]
         assert_same(estimated[name], loop_gradient(model, rows.rows, "margin", names))

@@ -7,16 +7,16 @@ from transformers import PreTrainedModel
 
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import moved_layers
 from dsdm.trust.cosine import cosine_scores, gradient_norms
-from tests.conftest import ListRows, random_rows
+from tests.conftest import ListRows, moved_names, random_rows
 from tests.oracles import example_gradient
 
 CONFIG = ScoresConfig(precision="float32", batch_tokens=24)
 
 
 def flat_gradient(model: PreTrainedModel, row) -> tuple[list[str], torch.Tensor]:
-    names = [n for layer in linear_layers(model) for n in layer.parameter_names]
+    names = moved_names(model)
     gradient = example_gradient(model, row, "loglik", names)
     return names, torch.cat([gradient[name].flatten() for name in names])
 
@@ -26,7 +26,9 @@ def test_norms_are_those_of_the_whole_gradient(model: PreTrainedModel, longest: 
     # Rows of 16 tokens form the gradient in narrow layers, shorter ones do not.
     rows = random_rows(6, longest)
     expected = [float(flat_gradient(model, row)[1].norm()) for row in rows.rows]
-    np.testing.assert_allclose(gradient_norms(model, rows, "loglik", CONFIG), expected, rtol=1e-9)
+    layers = moved_layers(model, embeddings=True)
+    found = gradient_norms(model, layers, rows, "loglik", CONFIG)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_cosines_are_those_of_the_whole_gradient(model: PreTrainedModel) -> None:

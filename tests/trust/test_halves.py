@@ -5,7 +5,7 @@ import torch
 from dsdm.datamodel.config import DirectionsConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.errors import DataError
 from dsdm.trust.halves import agreement_of_halves, half_directions, split_halves, whole_target
@@ -37,7 +37,7 @@ def test_halves_add_up_to_the_scores_for_the_whole_target(method: str) -> None:
         for i in (0, 1)
     )
     counts = {name: [len(half.indices) for half in pair] for name, pair in halves.items()}
-    problem = Problem(model, linear_layers(model), TARGETS, SAMPLE)
+    problem = Problem(model, moved_layers(model, embeddings=True), TARGETS, SAMPLE)
     for name, tensors in ESTIMATORS[method](problem, CONFIG).items():
         whole = exact_scores(model, Direction(tensors, method, name, ""), POOL, "margin", 64)
         np.testing.assert_allclose(whole_target(first, second, counts)[name], whole, rtol=1e-6)

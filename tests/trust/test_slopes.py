@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import collate
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import linear_layers
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.lm.outputs import weighted_outputs
 from dsdm.trust.slopes import (
@@ -36,7 +36,7 @@ def random_direction(model: PreTrainedModel, names: list[str], seed: int = 0) ->
     return Direction(tensors, "ekfac", "mix", "")
 
 
-@pytest.mark.parametrize("also", [[], ["transformer.wte.weight"]])
+@pytest.mark.parametrize("also", [[], ["transformer.wte.weight"], ["transformer.ln_f.weight"]])
 def test_slopes_are_exact_whatever_the_directions_move(also: list[str]) -> None:
     model = tiny_model()
     names = [*linear_names(model), *also]

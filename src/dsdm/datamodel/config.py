@@ -29,6 +29,9 @@ class DirectionsConfig(Config):
     context_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.3
     """What a token of a target's context counts for in its direction, an answer's being 1; the
     paper's is 0."""
+    embeddings: bool = True
+    """Whether directions move the embeddings and the output layer too, beside the blocks' linear
+    layers."""
     curvature_rows: int = 4096
     """Rows of the pool on which the curvature is fitted."""
     damping: Annotated[float, msgspec.Meta(ge=0)] | None = None

@@ -21,7 +21,7 @@ from dsdm.datamodel.config import (
 )
 from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import (
     EXACT_PASSES,
     Calibration,
@@ -112,7 +112,8 @@ def _estimate(
         num_tokens += tokens
         advance(tokens)
 
-    problem = Problem(question.model, linear_layers(question.model), targets, sample, count)
+    layers = moved_layers(question.model, embeddings=config.embeddings)
+    problem = Problem(question.model, layers, targets, sample, count)
     estimated = ESTIMATORS[method](problem, config)
     longest = max(int(rows.lengths.max()) for rows in (sample, *question.targets.values()))
     draft.flops += 3 * num_tokens * flops_per_token(question.model, longest)

@@ -4,64 +4,38 @@ A linear layer y = W x + b has, for one example, the gradient sum_t g_t [x_t; 1]
 gradient in its output at token t. Everything that estimators and the backward scorer need of an
 example is a function of these two factors; where they form the gradient, it is a layer's at a time.
 
-The output layer and the embeddings are not among the layers: see docs/method.md.
+In a table of the vocabulary one factor is as wide as the vocabulary. For the embeddings it says
+which token was read, for the output layer it is the gradient in the logits; it is never held for
+more than a few examples.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from dsdm.data.batches import Batch, Rows, iter_batches, present_positions
+from dsdm.datamodel.layers import Layer
 from dsdm.errors import ModelError, NumericalError
 from dsdm.lm.config import Output, Precision
 from dsdm.lm.model import autocast
-from dsdm.lm.outputs import at_least_float, example_outputs, weighted_outputs
+from dsdm.lm.outputs import (
+    at_least_float,
+    hidden_states,
+    logit_gradients,
+    mean_outputs,
+    outputs_of_states,
+    weighted_outputs,
+)
 
 FORMED_NUMBERS = 1 << 24
 """Numbers in the gradients of one layer that are formed at a time: 64 MiB in fp32."""
 FORMED_ON_CPU = 1 << 22
 """The same on the CPU: 16 MiB, which stay in its cache until they are used."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A weight matrix, with its bias, and every module that uses it."""
-
-    name: str
-    """Name of the weight in `named_parameters`."""
-    bias_name: str | None
-    modules: tuple[nn.Module, ...]
-    d_in: int
-    """Inputs, and one more for the bias where there is one."""
-    d_out: int
-    transposed: bool
-    """Whether the weight is stored as (inputs, outputs), as in GPT-2's Conv1D."""
-
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """Names of the parameters that this layer holds."""
-        return (self.name,) if self.bias_name is None else (self.name, self.bias_name)
-
-    def to_matrix(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "d_out d_in"]:
-        """The layer's part of `tensors` as one matrix, the bias its last column."""
-        weight = tensors[self.name].T if self.transposed else tensors[self.name]
-        if self.bias_name is None:
-            return weight
-        return torch.cat([weight, tensors[self.bias_name][:, None]], 1)
-
-    def from_matrix(self, matrix: Float[Tensor, "d_out d_in"]) -> dict[str, Tensor]:
-        """The inverse of `to_matrix`."""
-        weight = matrix if self.bias_name is None else matrix[:, :-1]
-        tensors = {self.name: (weight.T if self.transposed else weight).contiguous()}
-        if self.bias_name is not None:
-            tensors[self.bias_name] = matrix[:, -1].contiguous()
-        return tensors
 
 
 @dataclass(frozen=True)
@@ -76,28 +50,65 @@ class LayerFactors:
 
     def parts(self) -> "Iterator[LayerFactors]":
         """The factors of a few examples at a time, few enough for their gradients to be formed."""
-        numbers = self.inputs.shape[2] * self.output_grads.shape[2]
-        is_on_cpu = self.inputs.device.type == "cpu"
-        examples = max(1, (FORMED_ON_CPU if is_on_cpu else FORMED_NUMBERS) // numbers)
+        count = _examples_formed(self.inputs.shape[2] * self.output_grads.shape[2], self.inputs)
         fields = (self.inputs, self.output_grads, self.present)
-        for part in zip(*(field.split(examples) for field in fields), strict=True):
+        for part in zip(*(field.split(count) for field in fields), strict=True):
             yield LayerFactors(*part)
 
+    def gradients(self) -> Float[Tensor, "batch d_out d_in"]:
+        """Each example's gradient."""
+        return self.output_grads.mT @ self.inputs
 
-def linear_layers(model: PreTrainedModel) -> list[Layer]:
-    """The `nn.Linear` and `Conv1D` layers of the model's body, tied ones as one layer.
 
-    Raises:
-        ModelError: there is none, or two tied weights have different biases.
+@dataclass(frozen=True)
+class TableFactors:
+    """What a batch's gradients in a table of the vocabulary are formed of.
+
+    Tied embeddings have both kinds.
     """
-    names = {id(p): name for name, p in model.named_parameters()}
-    users: dict[str, list[nn.Module]] = {}
-    for module in model.base_model.modules():
-        if isinstance(module, nn.Linear | Conv1D) and module is not model.get_output_embeddings():
-            users.setdefault(names[id(module.weight)], []).append(module)
-    if not users:
-        raise ModelError(f"model {type(model).__name__}: has no linear layer to attribute to.")
-    return [_layer(name, modules, names) for name, modules in users.items()]
+
+    layer: Layer
+    batch: Batch
+    read: Float[Tensor, "batch seq width"] | None
+    """The gradient in what each token's entry gave, where the table is the embeddings."""
+    states: Float[Tensor, "batch seq width"] | None
+    """What the output layer read, where the table is its weight."""
+    logit_gradients: Callable[[Tensor, Batch], Float[Tensor, "batch seq vocab"]]
+    """The gradient of each example's output in its logits, given those states."""
+
+    def parts(self) -> "Iterator[TableFactors]":
+        """The factors of a few examples at a time, few enough for their gradients to be formed."""
+        batch = self.batch
+        count = _examples_formed(self.layer.d_in * self.layer.d_out, batch.inputs)
+        for start in range(0, len(batch.inputs), count):
+            part = slice(start, start + count)
+            yield TableFactors(
+                self.layer,
+                Batch(batch.inputs[part], batch.labels[part]),
+                None if self.read is None else self.read[part],
+                None if self.states is None else self.states[part],
+                self.logit_gradients,
+            )
+
+    def gradients(self) -> Float[Tensor, "batch d_out d_in"]:
+        """Each example's gradient."""
+        if self.states is None:
+            assert self.read is not None
+            entries = self.read.new_zeros(len(self.read), self.layer.d_out, self.layer.d_in)
+        else:
+            grads = self.logit_gradients(self.states, self.batch)
+            states = self.states.to(grads.dtype)
+            if self.layer.bias_name is not None:
+                states = torch.cat([states, states.new_ones(*states.shape[:2], 1)], 2)
+            entries = at_least_float(grads.mT @ states)
+        if self.read is not None:
+            read = self.read.to(entries.dtype)
+            at = self.batch.inputs[:, :, None].expand_as(read)
+            entries[:, :, : read.shape[2]].scatter_add_(1, at, read)
+        return entries
+
+
+Factors = LayerFactors | TableFactors
 
 
 def mean_gradient(
@@ -145,7 +156,7 @@ def factors_of(
     batch: Batch,
     output: Output,
     precision: Precision = "float32",
-) -> dict[str, LayerFactors]:
+) -> dict[str, Factors]:
     """The factors of each example's output gradient, by layer name.
 
     One forward and one backward pass in which no weight gradient is computed. The model is left
@@ -153,10 +164,24 @@ def factors_of(
     """
     uses: dict[str, list[tuple[Tensor, Tensor]]] = {layer.name: [] for layer in layers}
     with _frozen(model), _recorded(layers, uses), autocast(batch.inputs.device, precision):
-        total = example_outputs(model, batch, output).sum()
-        total.backward()
+        states = hidden_states(model, batch)
+        values = outputs_of_states(model, states, batch.labels, output)
+        mean_outputs(values, batch.labels).sum().backward()
     present = present_positions(batch)
-    return {layer.name: _join(layer, uses[layer.name], present) for layer in layers}
+
+    def in_logits(some_states: Tensor, some: Batch) -> Float[Tensor, "batch seq vocab"]:
+        with autocast(some_states.device, precision):
+            return logit_gradients(model, some_states, some.labels, output)
+
+    def factors(layer: Layer) -> Factors:
+        used = uses[layer.name]
+        if not layer.is_table:
+            return _join(layer, used, present)
+        is_head = model.get_output_embeddings() in layer.modules
+        read = at_least_float(used[0][1]) if used else None
+        return TableFactors(layer, batch, read, states.detach() if is_head else None, in_logits)
+
+    return {layer.name: factors(layer) for layer in layers}
 
 
 @contextlib.contextmanager
@@ -204,6 +229,12 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
+def _examples_formed(numbers: int, like: Tensor) -> int:
+    """How many examples' gradients of so many numbers are formed at a time."""
+    limit = FORMED_ON_CPU if like.device.type == "cpu" else FORMED_NUMBERS
+    return max(1, limit // numbers)
+
+
 def _join(
     layer: Layer, uses: list[tuple[Tensor, Tensor]], present: Bool[Tensor, "batch seq"]
 ) -> LayerFactors:
@@ -222,18 +253,6 @@ def _by_example(tensor: Tensor, grad: Tensor) -> Float[Tensor, "batch tokens wid
             "told apart by example. Models that mix examples in one layer are not supported."
         )
     return tensor
-
-
-def _layer(name: str, modules: list[nn.Module], names: Mapping[int, str]) -> Layer:
-    first = modules[0]
-    biases = {id(module.bias) for module in modules}
-    if len(biases) > 1:
-        raise ModelError(f"`{name}` is shared by layers with different biases.")
-    bias_name = None if first.bias is None else names[id(first.bias)]
-    transposed = isinstance(first, Conv1D)
-    rows, columns = first.weight.shape  # type: ignore[misc]
-    d_out, d_in = (columns, rows) if transposed else (rows, columns)
-    return Layer(name, bias_name, tuple(modules), d_in + (bias_name is not None), d_out, transposed)
 
 
 def _accumulator(parameter: Tensor) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Scores of candidates: the slope of their output along a direction, forward or backward.
 
 `score_forward` takes two forward passes for each direction; `score_backward` one forward and one
-backward pass for all directions, where they move only linear layers. Both give the same numbers.
+backward pass for all directions, where they move only layers and tables. Both give the same.
 """
 
 import copy
@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import IGNORED, Batch, Rows, Subset, iter_batches
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.gradients import LayerFactors, factors_of, linear_layers
+from dsdm.datamodel.gradients import Factors, factors_of
+from dsdm.datamodel.layers import layers_named
 from dsdm.errors import NumericalError
 from dsdm.lm.config import Output
 from dsdm.lm.model import autocast
@@ -122,14 +123,10 @@ def score_backward(
 ) -> Float[np.ndarray, "rows directions"]:
     """The exact slope of every row's output along each direction, in one pass.
 
-    Every direction must move only the layers of `gradients.linear_layers`. Scores along one
+    Directions must move the same parameters, those of layers and tables alone. Scores along one
     method's directions do not depend, to the last bit, on which other methods' are given.
     """
-    layers = linear_layers(model)
-    covered = {name for layer in layers for name in layer.parameter_names}
-    if any(set(direction.tensors) - covered for direction in directions):
-        raise ValueError("backward scoring takes directions that move linear layers alone")
-    layers = [layer for layer in layers if layer.name in directions[0].tensors]
+    layers = layers_named(model, directions[0].tensors)
     of_method: dict[str, list[int]] = {}
     for number, direction in enumerate(directions):
         of_method.setdefault(direction.method, []).append(number)
@@ -213,18 +210,18 @@ class _PlainOutputs(nn.Module):
 
 
 def _contract(
-    factors: LayerFactors, stacks: Sequence[Float[Tensor, "_ d_out d_in"]]
+    factors: Factors, stacks: Sequence[Float[Tensor, "_ d_out d_in"]]
 ) -> Float[Tensor, "batch all_directions"]:
     """sum_t g_t^T U x_t for each example and direction U.
 
     The examples' gradients are formed once for all directions; each stack is applied to them by
     itself, because a matrix product's rounding depends on its width.
     """
-    flats = [stack.to(factors.inputs.dtype).flatten(1).T for stack in stacks]
     slopes = []
     for part in factors.parts():
-        gradients = (part.output_grads.mT @ part.inputs).flatten(1)
-        slopes.append(torch.cat([gradients @ flat for flat in flats], 1))
+        gradients = part.gradients().flatten(1)
+        products = [gradients @ stack.to(gradients.dtype).flatten(1).T for stack in stacks]
+        slopes.append(torch.cat(products, 1))
     return torch.cat(slopes)
 
 

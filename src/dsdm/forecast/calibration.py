@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import iter_batches
 from dsdm.data.sequences import Row, Rows, Subset
-from dsdm.datamodel.gradients import linear_layers, mean_gradient
+from dsdm.datamodel.gradients import mean_gradient
+from dsdm.datamodel.layers import Layer, moved_layers
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.experiment import Experiment
 from dsdm.lm.config import TrainConfig
@@ -107,8 +108,9 @@ def measure_speed(
         experiment.directions,
         experiment.scores,
     )
-    sizes = layer_sizes(model)
-    names = [name for layer in linear_layers(model) for name in layer.parameter_names]
+    layers = moved_layers(model, embeddings=directions.embeddings)
+    sizes = layer_sizes(layers)
+    names = [name for layer in layers for name in layer.parameter_names]
     gradient = partial(
         mean_gradient,
         model,
@@ -220,13 +222,15 @@ def _eigh_seconds(device: torch.device) -> float:
     return _timed(partial(torch.linalg.eigh, matrix), device) / EIGH_SIZE**3
 
 
-def layer_sizes(model: PreTrainedModel) -> LayerSizes:
+def layer_sizes(layers: Sequence[Layer]) -> LayerSizes:
     """The sizes of the layers that directions move."""
-    sizes = [(layer.d_in, layer.d_out) for layer in linear_layers(model)]
+    sizes = [(layer.d_in, layer.d_out) for layer in layers]
+    # A table's vocabulary is never decomposed.
+    sides = [(i, 0 if la.is_table else o) for la, (i, o) in zip(layers, sizes, strict=True)]
     return LayerSizes(
         weights=sum(i * o for i, o in sizes),
-        squares=sum(i * i + o * o for i, o in sizes),
-        cubes=float(sum(i**3 + o**3 for i, o in sizes)),
+        squares=sum(i * i + o * o for i, o in sides),
+        cubes=float(sum(i**3 + o**3 for i, o in sides)),
         widths=sum(i + o for i, o in sizes),
         largest=max(i * o for i, o in sizes),
         count=len(sizes),

@@ -35,8 +35,14 @@ def example_outputs(
 
     An example with no counted token has output 0.
     """
-    values = token_outputs(model, batch, output)
-    counted = batch.labels != IGNORED
+    return mean_outputs(token_outputs(model, batch, output), batch.labels)
+
+
+def mean_outputs(
+    values: Float[Tensor, "batch seq"], labels: Int[Tensor, "batch seq"]
+) -> Float[Tensor, " batch"]:
+    """The mean over each example's counted tokens."""
+    counted = labels != IGNORED
     return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
@@ -60,12 +66,37 @@ def token_outputs(
     model: PreTrainedModel, batch: Batch, output: Output
 ) -> Float[Tensor, "batch seq"]:
     """The output of each token, 0 where the label is ignored."""
-    hidden = hidden_states(model, batch)
+    return outputs_of_states(model, hidden_states(model, batch), batch.labels, output)
+
+
+def outputs_of_states(
+    model: PreTrainedModel,
+    states: Float[Tensor, "batch seq width"],
+    labels: Int[Tensor, "batch seq"],
+    output: Output,
+) -> Float[Tensor, "batch seq"]:
+    """`token_outputs` given the states that the output layer reads."""
     head = model.get_output_embeddings()
     values: Tensor = _ChunkedOutputs.apply(  # type: ignore[no-untyped-call]
-        hidden.flatten(0, 1), head.weight, head.bias, batch.labels.flatten(), output
+        states.flatten(0, 1), head.weight, head.bias, labels.flatten(), output
     )
-    return values.view(batch.labels.shape)
+    return values.view(labels.shape)
+
+
+@torch.no_grad()
+def logit_gradients(
+    model: PreTrainedModel,
+    states: Float[Tensor, "batch seq width"],
+    labels: Int[Tensor, "batch seq"],
+    output: Output,
+) -> Float[Tensor, "batch seq vocab"]:
+    """The gradient of each example's output in its logits, all of them at once."""
+    head = model.get_output_embeddings()
+    counted = (labels != IGNORED).to(head.weight.dtype)
+    shares = counted / counted.sum(1, keepdim=True).clamp(min=1)
+    logits = nn.functional.linear(states.flatten(0, 1), head.weight, head.bias)
+    grads = _grad_logits(logits, labels.flatten(), shares.flatten(), output)
+    return grads.view(*labels.shape, -1)
 
 
 def summed_loglik(model: PreTrainedModel, batch: Batch) -> Float[Tensor, ""]:

@@ -10,7 +10,7 @@ from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import DirectionsConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import moved_layers
 from dsdm.errors import DataError
 from dsdm.trust.measured import Agreement
 from dsdm.trust.reliability import agreement, mixed
@@ -55,7 +55,8 @@ def half_directions(
         advance: Called with the tokens done since the last call.
     """
     named = {f"{name}/{i}": pair[i] for name, pair in halves.items() for i in (0, 1)}
-    problem = Problem(model, linear_layers(model), named, sample, advance)
+    layers = moved_layers(model, embeddings=config.embeddings)
+    problem = Problem(model, layers, named, sample, advance)
     found = {
         name: Direction(tensors, method, name, "")
         for name, tensors in ESTIMATORS[method](problem, config).items()

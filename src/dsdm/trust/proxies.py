@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows
 from dsdm.datamodel.config import DirectionsConfig, damping_of
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import moved_layers
 from dsdm.trust.measured import Curvature
 
 NO_CURVATURE = ("gradient",)
@@ -38,13 +38,13 @@ def curvature_of(
     """What the method's curvature is fitted on; None for a method that has none.
 
     The dimension is that of the matrix that is inverted: for `trak` all projected gradients
-    together, else the wider side of the widest layer.
+    together, else the wider side of the widest layer; a table's vocabulary is not decomposed.
     """
     if method in NO_CURVATURE:
         return None
-    layers, size = linear_layers(model), config.projection
+    layers, size = moved_layers(model, embeddings=config.embeddings), config.projection
     if method == "trak":
         dimension = sum(min(size, la.d_in) * min(size, la.d_out) for la in layers)
     else:
-        dimension = max(max(la.d_in, la.d_out) for la in layers)
+        dimension = max(la.d_in if la.is_table else max(la.d_in, la.d_out) for la in layers)
     return Curvature(min(config.curvature_rows, pool_rows), dimension, damping_of(config, method))

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from dsdm.data.sequences import Rows, Subset
 from dsdm.datamodel.config import MIX, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.layers import layers_named
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.trust.cosine import gradient_norms
@@ -26,7 +27,7 @@ class ProxySample:
     scores: Mapping[str, Float[np.ndarray, " rows"]]
     """For the mix and for each target."""
     norms: Float[np.ndarray, " rows"]
-    """Of the rows' gradients."""
+    """Of the rows' gradients in the layers that the directions move."""
     losses: Float[np.ndarray, " rows"]
     """In nats a token."""
     scored: Float[np.ndarray, " exact_rows"]
@@ -63,9 +64,10 @@ def sample_proxy(
     slopes = row_slopes(model, list(directions.values()), rows, output, config)
     name, step = scored_direction(steps, MIX)
     few = Subset(rows, spread_out(len(rows.lengths), num_exact))
+    layers = layers_named(model, directions[MIX].tensors)
     return ProxySample(
         scores=dict(zip(directions, slopes.T, strict=True)),
-        norms=gradient_norms(model, rows, output, config),
+        norms=gradient_norms(model, layers, rows, output, config),
         losses=example_losses(
             model, rows, batch_tokens=config.batch_tokens, precision=config.precision
         ),

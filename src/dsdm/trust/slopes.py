@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from dsdm.data.sequences import Rows, WholeRows
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
 from dsdm.lm.config import Output
 
@@ -23,9 +23,10 @@ def row_slopes(
 ) -> Float[np.ndarray, "rows directions"]:
     """The slope of each row's output along each direction.
 
-    In one backward pass where the directions move only linear layers, else one by one.
+    In one backward pass where the directions move only layers and tables, else one by one.
     """
-    covered = {name for layer in linear_layers(model) for name in layer.parameter_names}
+    layers = moved_layers(model, embeddings=True)
+    covered = {name for layer in layers for name in layer.parameter_names}
     if all(set(direction.tensors) <= covered for direction in directions):
         return score_backward(model, directions, rows, output, config)
     return np.stack(

@@ -6,6 +6,9 @@ For each layer, A = E[x x^T] over its inputs and S = E[g g^T] over its output gr
 eigenbases Q_A and Q_S. The curvature is taken as diagonal in Q_S (x) Q_A, with the exact second
 moments of the examples' gradients on its diagonal: L = E[(Q_S^T G Q_A)^2], where G sums over the
 tokens of one row. The direction is Q_S [(Q_S^T G_target Q_A) / (L + lambda)] Q_A^T.
+
+In a table of the vocabulary Q_S is the identity, since a row's gradient is nearly apart for each
+entry and a basis as wide as the vocabulary would be dear; Q_A is the eigenbasis of E[G^T G].
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,8 @@ from torch import Tensor
 
 from dsdm.datamodel.config import DirectionsConfig, damping_of
 from dsdm.datamodel.estimators.problem import Problem, Tensors
-from dsdm.datamodel.gradients import Layer, LayerFactors
+from dsdm.datamodel.gradients import Factors, LayerFactors
+from dsdm.datamodel.layers import Layer
 
 BASIS_TOKENS = 256
 """Tokens for each dimension of the widest layer that the eigenbases are taken from: George et al.
@@ -28,16 +32,19 @@ renew them less often than the eigenvalues, which decide more."""
 class Eigenbasis:
     """Orthonormal columns for the two sides of a layer's gradient."""
 
-    output: Float[Tensor, "d_out d_out"]
+    output: Float[Tensor, "d_out d_out"] | None
+    """None: the identity."""
     input: Float[Tensor, "d_in d_in"]
 
     def rotate(self, matrix: Float[Tensor, "*batch d_out d_in"]) -> Tensor:
         """The matrix in this basis."""
-        return self.output.T @ matrix @ self.input
+        rotated = matrix @ self.input
+        return rotated if self.output is None else self.output.T @ rotated
 
     def rotate_back(self, matrix: Float[Tensor, "d_out d_in"]) -> Tensor:
         """The inverse of `rotate`."""
-        return self.output @ matrix @ self.input.T
+        rotated = matrix @ self.input.T
+        return rotated if self.output is None else self.output @ rotated
 
 
 def estimate_ekfac(problem: Problem, config: DirectionsConfig) -> dict[str, Tensors]:
@@ -64,42 +71,56 @@ def estimate_ekfac(problem: Problem, config: DirectionsConfig) -> dict[str, Tens
 def _eigenbases(problem: Problem, config: DirectionsConfig) -> dict[str, Eigenbasis]:
     device = problem.model.device
     inputs = {la.name: _zeros(la.d_in, la.d_in, device) for la in problem.layers}
-    grads = {la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers}
+    grads = {
+        la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers if not la.is_table
+    }
     for factors in problem.sample_factors(config, config.labels, every=_basis_stride(problem)):
-        for name, layer_factors in factors.items():
-            g = layer_factors.output_grads.flatten(0, 1)
-            x = layer_factors.inputs.flatten(0, 1) * layer_factors.present.flatten()[:, None]
-            inputs[name] += (x.T @ x).double()
-            grads[name] += (g.T @ g).double()
-    return {la.name: _eigenbasis(grads[la.name], inputs[la.name], la) for la in problem.layers}
+        for name, one in factors.items():
+            if isinstance(one, LayerFactors):
+                g = one.output_grads.flatten(0, 1)
+                x = one.inputs.flatten(0, 1) * one.present.flatten()[:, None]
+                grads[name] += (g.T @ g).double()
+                inputs[name] += (x.T @ x).double()
+                continue
+            for part in one.parts():
+                entries = part.gradients().flatten(0, 1)
+                inputs[name] += (entries.T @ entries).double()
+    return {
+        layer.name: Eigenbasis(
+            None if layer.is_table else _eigenvectors(grads[layer.name], layer),
+            _eigenvectors(inputs[layer.name], layer),
+        )
+        for layer in problem.layers
+    }
 
 
 def _corrected_eigenvalues(
     problem: Problem, config: DirectionsConfig, bases: dict[str, Eigenbasis]
 ) -> dict[str, Float[Tensor, "d_out d_in"]]:
     sums = {la.name: _zeros(la.d_out, la.d_in, problem.model.device) for la in problem.layers}
-    num_rows = 0
+    num_rows = dict.fromkeys(sums, 0)
     for factors in problem.sample_factors(config, config.labels):
-        for name, layer_factors in factors.items():
-            for part in layer_factors.parts():
-                sums[name] += _rotated_gradients(part, bases[name]).square().sum(0).double()
-        num_rows += len(layer_factors.inputs)
-    return {name: total / num_rows for name, total in sums.items()}
+        for name, one in factors.items():
+            for part in one.parts():
+                rotated = _rotated_gradients(part, bases[name])
+                sums[name] += rotated.square().sum(0).double()
+                num_rows[name] += len(rotated)
+    return {name: total / num_rows[name] for name, total in sums.items()}
 
 
 def _basis_stride(problem: Problem) -> int:
     """Every so many rows of the sample hold enough tokens for the eigenbases."""
-    widest = max(max(layer.d_in, layer.d_out) for layer in problem.layers)
+    widest = max(la.d_in if la.is_table else max(la.d_in, la.d_out) for la in problem.layers)
     return max(1, int(np.sum(problem.sample.lengths)) // (BASIS_TOKENS * widest))
 
 
-def _rotated_gradients(
-    factors: LayerFactors, basis: Eigenbasis
-) -> Float[Tensor, "batch d_out d_in"]:
+def _rotated_gradients(factors: Factors, basis: Eigenbasis) -> Float[Tensor, "batch d_out d_in"]:
     """Each example's gradient in the basis.
 
     The narrow side is rotated token by token, the wide one once the gradient is formed.
     """
+    if basis.output is None or not isinstance(factors, LayerFactors):
+        return basis.rotate(factors.gradients())
     if len(basis.output) <= len(basis.input):
         rotated = factors.output_grads @ basis.output
         return (rotated.transpose(1, 2) @ factors.inputs) @ basis.input
@@ -107,11 +128,10 @@ def _rotated_gradients(
     return basis.output.T @ (factors.output_grads.transpose(1, 2) @ rotated)
 
 
-def _eigenbasis(grads: Tensor, inputs: Tensor, layer: Layer) -> Eigenbasis:
-    dtype = layer.modules[0].weight.dtype
-    output = torch.linalg.eigh(grads / grads.diagonal().mean().clamp(min=1e-300)).eigenvectors
-    input_ = torch.linalg.eigh(inputs / inputs.diagonal().mean().clamp(min=1e-300)).eigenvectors
-    return Eigenbasis(output.to(dtype), input_.to(dtype))
+def _eigenvectors(moments: Float[Tensor, "side side"], layer: Layer) -> Tensor:
+    scaled = moments / moments.diagonal().mean().clamp(min=1e-300)
+    vectors: Tensor = torch.linalg.eigh(scaled).eigenvectors.to(layer.modules[0].weight.dtype)
+    return vectors
 
 
 def _zeros(rows: int, columns: int, device: torch.device) -> Tensor:

@@ -5,5 +5,5 @@ from dsdm.datamodel.estimators.problem import Problem, Tensors
 
 
 def estimate_gradient(problem: Problem, config: DirectionsConfig) -> dict[str, Tensors]:
-    """The mean output gradient of each target, over the linear layers' weights and biases."""
+    """The mean output gradient of each target, over the layers that directions move."""
     return {target: problem.target_gradient(target, config) for target in problem.targets}

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, Subset, iter_batches
 from dsdm.datamodel.config import DirectionsConfig, Labels
-from dsdm.datamodel.gradients import Layer, LayerFactors, factors_of, mean_gradient
+from dsdm.datamodel.gradients import Factors, factors_of, mean_gradient
+from dsdm.datamodel.layers import Layer
 from dsdm.lm.outputs import sampled_labels
 
 Tensors = dict[str, Tensor]
@@ -44,7 +45,7 @@ class Problem:
 
     def sample_factors(
         self, config: DirectionsConfig, labels: Labels, every: int = 1
-    ) -> Iterator[dict[str, LayerFactors]]:
+    ) -> Iterator[dict[str, Factors]]:
         """The layers' gradient factors for every batch of the sample, the same on every call.
 
         At the rows' own next tokens, or at tokens drawn from the proxy. With `every` 3, of a third

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dsdm.datamodel.config import DirectionsConfig, damping_of
 from dsdm.datamodel.estimators.problem import Problem, Tensors
-from dsdm.datamodel.gradients import Layer, LayerFactors
+from dsdm.datamodel.gradients import Factors, LayerFactors
+from dsdm.datamodel.layers import Layer
 from dsdm.errors import NumericalError
 
 Solve = Callable[[Float[Tensor, " dim"]], Float[Tensor, " dim"]]
@@ -40,7 +41,8 @@ def estimate_trak(problem: Problem, config: DirectionsConfig) -> dict[str, Tenso
     for target in problem.targets:
         gradient = problem.target_gradient(target, config)
         matrices = {layer.name: layer.to_matrix(gradient) for layer in problem.layers}
-        phi = torch.cat([_project_matrix(m, *projections[name]) for name, m in matrices.items()])
+        parts = [_project_matrices(m[None], *projections[name]) for name, m in matrices.items()]
+        phi = torch.cat(parts, 1)[0]
         directions[target] = _lift(solve(phi.double()).to(phi.dtype), problem.layers, projections)
     return directions
 
@@ -128,11 +130,14 @@ def make_projection(
 
 
 def project(
-    factors: LayerFactors,
+    factors: Factors,
     left: Float[Tensor, "left d_out"],
     right: Float[Tensor, "right d_in"],
 ) -> Float[Tensor, "batch left*right"]:
-    """Each example's gradient G as the flattened `left @ G @ right.T`, without forming G."""
+    """Each example's gradient G as the flattened `left @ G @ right.T`, formed only in tables."""
+    if not isinstance(factors, LayerFactors):
+        formed = (part.gradients() for part in factors.parts())
+        return torch.cat([_project_matrices(gradients, left, right) for gradients in formed])
     left = left.to(factors.inputs.dtype)
     right = right.to(factors.inputs.dtype)
     projected_grads = factors.output_grads @ left.T
@@ -140,12 +145,12 @@ def project(
     return (projected_grads.transpose(1, 2) @ projected_inputs).flatten(1)
 
 
-def _project_matrix(
-    gradient: Float[Tensor, "d_out d_in"],
+def _project_matrices(
+    gradients: Float[Tensor, "batch d_out d_in"],
     left: Float[Tensor, "left d_out"],
     right: Float[Tensor, "right d_in"],
-) -> Float[Tensor, " left*right"]:
-    return (left.to(gradient.dtype) @ gradient @ right.to(gradient.dtype).T).flatten()
+) -> Float[Tensor, "batch left*right"]:
+    return (left.to(gradients.dtype) @ gradients @ right.to(gradients.dtype).T).flatten(1)
 
 
 def _lift(
