@@ -65,6 +65,11 @@ CELLS = (
         "2m",
         "2m",
         ("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
+        (  # one pair of proxies for all seeds, scored for each target by itself
+            ("run", "../runs/compare-singles"),
+            ("scores.per_target", "true"),
+            ("compare.renew", "false"),
+        ),
     ),
     Cell("longer", "mixed", "2m", "8m", ("top-8epochs@4", "dsir-8epochs@4", "random@4")),
     Cell(
