@@ -1,6 +1,7 @@
 """Finished work on disk is whole or absent, and says what it was made with."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -10,10 +11,13 @@ import pytest
 
 from dsdm import artifacts
 from dsdm.artifacts import (
+    check_contents,
     compare_manifest,
+    load_checked,
     load_cost,
     load_manifest,
     restore,
+    write_checked,
     write_json,
     writing,
 )
@@ -176,3 +180,97 @@ def test_a_write_that_the_system_refuses_keeps_what_was_finished(tmp_path: Path)
         (draft.path / "data.txt").symlink_to("/dev/full")
         (draft.path / "data.txt").write_text("new")
     assert (tmp_path / "a" / "data.txt").read_text() == "old"
+
+
+def make_two_files(path: Path) -> None:
+    with writing(path, config={"x": 1}, inputs={}) as draft:
+        (draft.path / "more").mkdir()
+        (draft.path / "data.bin").write_bytes(bytes(range(200)))
+        (draft.path / "more" / "text.txt").write_text("text")
+
+
+def test_a_manifest_names_size_and_digest_of_every_file(tmp_path: Path) -> None:
+    make_two_files(tmp_path / "a")
+    manifest = load_manifest(tmp_path / "a")
+    assert manifest is not None
+    assert manifest.files is not None
+    digest = hashlib.sha256(b"text").hexdigest()
+    assert manifest.files["more/text.txt"] == (4, digest)
+    assert sorted(manifest.files) == ["data.bin", "more/text.txt"]
+    check_contents(tmp_path / "a")
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_every_flipped_bit_of_a_file_is_noticed(tmp_path: Path) -> None:
+    make_two_files(tmp_path / "a")
+    file = tmp_path / "a" / "data.bin"
+    for bit in range(0, 8 * file.stat().st_size, 7):
+        flip(file, bit)
+        with pytest.raises(ArtifactError, match=r"a/data\.bin: is damaged: other bytes"):
+            check_contents(tmp_path / "a")
+        flip(file, bit)
+
+
+@pytest.mark.parametrize("name", ["_manifest.json", "_cost.json"])
+def test_every_flipped_bit_of_a_manifest_or_cost_is_noticed(tmp_path: Path, name: str) -> None:
+    make_two_files(tmp_path / "a")
+    file = tmp_path / "a" / name
+    for bit in range(0, 8 * file.stat().st_size, 3):
+        flip(file, bit)
+        with pytest.raises(ArtifactError, match=rf"a/{name}: is damaged"):
+            check_contents(tmp_path / "a")
+        flip(file, bit)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"cut", "3 bytes where 200 were written"), (None, "is gone")]
+)
+def test_a_cut_or_missing_file_is_named(tmp_path: Path, content: bytes | None, what: str) -> None:
+    make_two_files(tmp_path / "a")
+    file = tmp_path / "a" / "data.bin"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"a/data\.bin: .*{what}"):
+        check_contents(tmp_path / "a")
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(tmp_path: Path) -> None:
+    make_two_files(tmp_path / "a")
+    manifest = load_checked(tmp_path / "a" / "_manifest.json")
+    for name in ("../secret", "/etc/hostname"):
+        files = {name: [1, "0"]}
+        write_checked(tmp_path / "a" / "_manifest.json", manifest | {"files": files})
+        with pytest.raises(ArtifactError, match="is outside the artifact"):
+            check_contents(tmp_path / "a")
+
+
+def test_an_artifact_from_before_digests_is_taken_as_it_is(tmp_path: Path) -> None:
+    make_two_files(tmp_path / "a")
+    manifest = load_checked(tmp_path / "a" / "_manifest.json")
+    del manifest["files"]
+    write_json(tmp_path / "a" / "_manifest.json", manifest)
+    flip(tmp_path / "a" / "data.bin", 9)
+    check_contents(tmp_path / "a")
+
+
+def test_a_worker_given_up_for_dead_cannot_commit(tmp_path: Path) -> None:
+    late = writing(tmp_path / "a", config=1, inputs={})
+    draft = late.__enter__()
+    (draft.path / "data.txt").write_text("half of")
+    make(tmp_path / "a", content="whole")
+    with pytest.raises(ArtifactError, match="could not be written"):
+        late.__exit__(None, None, None)
+    assert (tmp_path / "a" / "data.txt").read_text() == "whole"
+    check_contents(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_draft_of_another_artifact_is_left_alone(tmp_path: Path) -> None:
+    with writing(tmp_path / "a.b", config=1, inputs={}) as draft:
+        make(tmp_path / "a")
+        (draft.path / "data.txt").write_text("still there")
+    assert (tmp_path / "a.b" / "data.txt").exists()

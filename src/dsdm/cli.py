@@ -149,8 +149,10 @@ def _select(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> Non
 
 
 def _report(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from dsdm.artifacts import check_all_contents
     from dsdm.pipeline.report import write_run_report
 
+    check_all_contents(parsed.run)
     print(write_run_report(parsed.run))
 
 

@@ -1,11 +1,13 @@
 """A whole experiment: the one file that composes every stage's settings."""
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from dsdm.artifacts import write_whole
 from dsdm.baselines.config import BASELINE_NAMES, BaselinesConfig
 from dsdm.config import Config, load_config
 from dsdm.data.export import ExportConfig
@@ -14,11 +16,13 @@ from dsdm.data.rows import ExamplesConfig
 from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
 from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
-from dsdm.errors import ConfigError
+from dsdm.errors import ArtifactError, ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
 from dsdm.trust.config import CheckConfig
+
+DIGEST = b"# sha256 of the lines above: "
 
 
 class ProxiesConfig(Config):
@@ -128,6 +132,25 @@ def _check_arms(experiment: Experiment) -> None:
             )
 
 
+def load_recorded(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Experiment:
+    """The experiment in the file that `save_experiment` wrote.
+
+    Raises:
+        ArtifactError: a bit of it is not what was written. Without the line that holds its digest,
+            as where someone wrote it by hand, it is taken as it is.
+        ConfigError: as `load_experiment`.
+    """
+    with contextlib.suppress(OSError):
+        content, _, digest = path.read_bytes().rpartition(DIGEST)
+        if content and digest.strip() != _digest(content):
+            raise ArtifactError(
+                f"{path}: is damaged: not what was written. Run `dsdm run` on your own experiment "
+                f"again, which writes it anew; where you changed it on purpose, delete the line "
+                f"{DIGEST.decode().strip()}."
+            )
+    return load_experiment(path, overrides)
+
+
 def record_experiment(experiment: Experiment, path: Path) -> None:
     """Writes what a run folder was made with.
 
@@ -136,8 +159,8 @@ def record_experiment(experiment: Experiment, path: Path) -> None:
     """
     if experiment.compare is None and path.exists():
         # One that fits the experiment no longer is let go.
-        with contextlib.suppress(ConfigError):
-            compare = load_experiment(path).compare
+        with contextlib.suppress(ConfigError, ArtifactError):
+            compare = load_recorded(path).compare
             recorded: Experiment = msgspec.structs.replace(experiment, compare=compare)
             _check_arms(recorded)
             experiment = recorded
@@ -146,4 +169,9 @@ def record_experiment(experiment: Experiment, path: Path) -> None:
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Writes the experiment as YAML that `load_experiment` reads."""
-    path.write_bytes(msgspec.yaml.encode(experiment, order="sorted"))
+    content = msgspec.yaml.encode(experiment, order="sorted")
+    write_whole(path, content + DIGEST + _digest(content) + b"\n")
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest()[:16].encode()

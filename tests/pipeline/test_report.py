@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsdm.artifacts import load_manifest
+from dsdm.artifacts import load_checked, load_manifest, write_checked
 from dsdm.cli import main
 from dsdm.errors import ArtifactError
 from dsdm.experiment import load_experiment
@@ -61,7 +61,7 @@ def test_every_direction_has_its_calibration(run):
 def test_costs_are_sums_over_artifacts(run):
     costs = {cost.stage: cost for cost in stage_costs(run.folder, run.experiment)}
     files = [run.folder / "proxies" / name / "_cost.json" for name in "01"]
-    expected = [json.loads(file.read_text()) for file in files]
+    expected = [load_checked(file) for file in files]
     assert costs["proxies"].artifacts == 2
     assert costs["proxies"].flops == sum(cost["flops"] for cost in expected)
     assert "times the FLOPs of training one target model" in collect_report(run.folder).cost_note
@@ -71,7 +71,7 @@ def test_what_one_pass_made_together_counts_once(run, tmp_path):
     folder = copy_of(run, tmp_path)
     before = {cost.stage: cost for cost in stage_costs(folder, run.experiment)}
     for path in (folder / "scores").rglob("_cost.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"made_with": 2}))
+        write_checked(path, load_checked(path) | {"made_with": 2})
     after = {cost.stage: cost for cost in stage_costs(folder, run.experiment)}
     assert after["scores"].flops == before["scores"].flops / 2 > 0
     assert after["proxies"] == before["proxies"]

@@ -71,7 +71,7 @@ def pack_file(
             shard.add(chunk)
     shard.finish(config)
     draft.counts.update(shard.counts)
-    _check_rejected(file, pool_config, shard, draft.path)
+    _check_rejected(file, pool_config, shard, draft)
 
 
 def _chunks(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -204,13 +204,13 @@ class _ShardFiles:
         self.counts["tokens"] = int(ends[-1])
 
 
-def _check_rejected(file: PoolFile, config: PoolConfig, shard: _ShardFiles, folder: Path) -> None:
-    kept_path = folder.parent / f"rejected-{folder.name.strip('.').removesuffix('.draft')}.jsonl"
+def _check_rejected(file: PoolFile, config: PoolConfig, shard: _ShardFiles, draft: Draft) -> None:
+    kept_path = draft.target.with_name(f"rejected-{draft.target.name}.jsonl")
     kept_path.unlink(missing_ok=True)
     num_rejected = shard.counts["rejected"]
     if num_rejected <= config.max_rejected_share * shard.num_read:
         return
-    (folder / "rejected.jsonl").replace(kept_path)
+    (draft.path / "rejected.jsonl").replace(kept_path)
     common = "; ".join(f"{count} {reason}" for reason, count in shard.reasons.most_common(3))
     raise pool_error(
         f"{file.url}: {num_rejected} of {shard.num_read} records can't be used ({common}); "

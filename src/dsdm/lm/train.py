@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsdm.artifacts import disk_errors, load_manifest, restore, write_json, writing
+from dsdm.artifacts import (
+    check_contents,
+    disk_errors,
+    load_manifest,
+    restore,
+    write_json,
+    writing,
+)
 from dsdm.config import differences
 from dsdm.data.batches import IGNORED, Batch, Rows, collate, plan_batches
 from dsdm.errors import ArtifactError, NumericalError
@@ -192,6 +199,7 @@ class _Trainer:
                 f"{self.checkpoint}: belongs to another training ({'; '.join(changes)}). "
                 "Restore the old setting, or delete this folder to begin this training again."
             )
+        check_contents(self.checkpoint)
         weights = load_file(self.checkpoint / "weights.safetensors")
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():

@@ -24,6 +24,7 @@ from dsdm.pipeline.model_stages import (
     directions_seed,
     directions_work,
     target_rows,
+    training_folder,
     usable_rows,
 )
 from dsdm.pipeline.run import Run
@@ -241,7 +242,7 @@ def _probe(run: Run, config: CheckConfig, number: int, draft: Draft) -> None:
     among, seed = Subset(run.examples, rows), _seed(run, config, "order", number)
     order = training_order(groups[number][1], among.lengths, tokens, seed)
     # Beside the draft, which is emptied when a killed check begins again.
-    work = draft.path.with_suffix(".training")
+    work = training_folder(draft)
     with progress(f"check/probes/{number:02d}", tokens, "tokens") as advance:
         result = train(
             model,

@@ -106,6 +106,11 @@ def directions_seed(run: Run, number: int) -> int:
     return derived_seed(run.experiment.seed, "directions", run.experiment.directions.seed, number)
 
 
+def training_folder(draft: Draft) -> Path:
+    """Where a training keeps its checkpoints until the draft is finished."""
+    return draft.target.with_name(f".{draft.target.name}.training")
+
+
 def train_model(
     run: Run, model: ModelConfig, train: TrainConfig, order: np.ndarray, seed: int, draft: Draft
 ) -> None:
@@ -116,8 +121,8 @@ def train_model(
     vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
     trained = load_model(model, vocab_size=vocab_size, eos=eos, seed=seed, device=run.device)
     # Beside the draft, which is emptied when a killed run begins again.
-    work = draft.path.with_suffix(".training")
-    title = "/".join(draft.path.with_suffix("").parts[-2:]).replace(".", "")
+    work = training_folder(draft)
+    title = "/".join(draft.target.parts[-2:])
     tokens = int(run.examples.lengths[order].sum())
     with progress(title, tokens, "tokens") as advance:
         result = train_on_rows(

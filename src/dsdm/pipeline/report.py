@@ -2,15 +2,21 @@
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsdm.artifacts import COST, Manifest, disk_errors, load_cost, load_manifest
+from dsdm.artifacts import (
+    COST,
+    Manifest,
+    disk_errors,
+    load_cost,
+    load_manifest,
+    write_whole,
+)
 from dsdm.errors import ArtifactError
-from dsdm.experiment import Experiment, load_experiment
+from dsdm.experiment import Experiment, load_recorded
 from dsdm.pipeline import STAGES
 from dsdm.pipeline.report_compared import chosen_parts, comparisons
 from dsdm.pipeline.report_examples import examples_browser
@@ -58,7 +64,7 @@ def write_run_report(run_folder: Path) -> Path:
 
 def collect_report(run_folder: Path) -> Report:
     """What the finished artifacts of a run hold."""
-    experiment = load_experiment(run_folder / EXPERIMENT, [])
+    experiment = load_recorded(run_folder / EXPERIMENT)
     costs = list(stage_costs(run_folder, experiment))
     pool = load_scored_pool(run_folder, experiment)
     matrices = [
@@ -174,10 +180,8 @@ def _cost_note(costs: Sequence[StageCost]) -> str:
 
 def _write(path: Path, text: str) -> Path:
     """Whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
     with disk_errors(path):
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        write_whole(path, text.encode())
     return path
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dsdm.artifacts import check_contents
 from dsdm.errors import ArtifactError
-from dsdm.experiment import Experiment, load_experiment
+from dsdm.experiment import Experiment, load_recorded
+from dsdm.pipeline.data_stages import examples_work, overlap_work, tokenizer_work
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.select_stages import merged_scores_work, reselect_work
 from dsdm.pipeline.work import finished_counts, perform
@@ -55,7 +57,7 @@ def _load(
     replaced = [(f"selection.{name}", "null") for name in BUDGETS]
     replaced += [(f"selection.{name}", str(value)) for name, value in budget.items()]
     replaced += [(f"selection.{name.removeprefix('selection.')}", v) for name, v in overrides]
-    experiment = load_experiment(path, replaced)
+    experiment = load_recorded(path, replaced)
     if experiment.folder.resolve() != folder.resolve():
         raise ArtifactError(
             f"{path}: says that the run's folder is {experiment.run}, which from here is not "
@@ -67,6 +69,8 @@ def _load(
 
 def _require_scores(run: Run) -> None:
     (merged,) = merged_scores_work(run)
+    for work in (*tokenizer_work(run), *examples_work(run), *overlap_work(run), merged):
+        check_contents(work.path)
     state, changes = merged.state()
     if state != "done":
         reason = f"{state} ({'; '.join(changes)})" if changes else state

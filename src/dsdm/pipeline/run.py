@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from dsdm.artifacts import disk_errors, write_json
+from dsdm.artifacts import disk_errors, load_checked, write_checked
 from dsdm.data.contents import contents_fingerprint
 from dsdm.data.examples import Examples, load_examples
 from dsdm.data.pool import PoolFile, content_fingerprint, list_pool_files, without_secrets
@@ -132,7 +132,7 @@ class Run:
         )
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, msgspec.to_builtins(index))
+            write_checked(path, msgspec.to_builtins(index))
 
     @cached_property
     def contents(self) -> dict[tuple[str | None, ...], str]:
@@ -210,9 +210,12 @@ class Run:
         if not path.exists():
             return PoolIndex()
         try:
-            return msgspec.json.decode(path.read_bytes(), type=PoolIndex)
-        except msgspec.DecodeError as error:
-            raise ArtifactError(f"{path}: is not what dsdm writes ({error}).") from error
+            return msgspec.convert(load_checked(path), PoolIndex)
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise ArtifactError(
+                f"{path}: is not what dsdm wrote ({error}). Put it back, or start over with --redo "
+                "examples."
+            ) from error
 
 
 def compare_folder(run_folder: Path, compare: CompareConfig) -> Path:

@@ -16,6 +16,7 @@ from dsdm.artifacts import (
     Draft,
     State,
     artifact_fingerprint,
+    check_contents,
     compare_manifest,
     load_manifest,
     writing,
@@ -77,6 +78,17 @@ class Work:
         """Whether the artifact is done, missing or stale, and if stale, why."""
         return compare_manifest(self.path, config=self.config, inputs=self.inputs)
 
+    def is_done(self) -> bool:
+        """Whether the artifact is done; one that is has been read, to see that it is whole.
+
+        Raises:
+            ArtifactError: it does not hold what was written.
+        """
+        is_done = self.state()[0] == "done"
+        if is_done:
+            check_contents(self.path)
+        return is_done
+
 
 def perform(work: Work) -> bool:
     """Makes the artifact where it is missing; True if it was made now.
@@ -122,6 +134,8 @@ def _is_missing(work: Work) -> bool:
             f"{work.path}: was made with other settings: {'; '.join(changes)}. Restore them, give "
             f"another `run` folder, or make it again with --redo {work.stage}."
         )
+    if state == "done":
+        check_contents(work.path)
     return state != "done"
 
 

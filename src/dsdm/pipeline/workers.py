@@ -88,7 +88,7 @@ def _perform_here(works: Sequence[Work]) -> int:
 def _perform_elsewhere(spread: Spread, maker: Maker, works: Sequence[Work]) -> int:
     if any(work.follows_siblings for work in works):
         return _perform_here(works)
-    missing = [work for work in works if work.state()[0] != "done"]
+    missing = [work for work in works if not work.is_done()]
     if missing:
         groups = [[work.path for work in group] for group in passes(missing)]
         spread(maker, missing[0].stage, groups)
