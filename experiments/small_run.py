@@ -1,0 +1,99 @@
+"""A run of every stage that takes seconds, and what it must end with: for the fault harnesses."""
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from record import ROOT
+
+sys.path.append(str(ROOT))  # for the tests' made-up languages
+
+from tests.toy import toy_experiment, write_world
+
+from dsdm.artifacts import COST
+from dsdm.experiment import Experiment
+from dsdm.pipeline import STAGES, Run, Workers, run_experiment
+from dsdm.pipeline.report import write_run_report
+from dsdm.pipeline.workers import HERE
+
+TRAIN = {
+    "lr": 0.01,
+    "batch_tokens": 64,
+    "checkpoint_seconds": 0.0,  # as often as it can: every 20 steps
+    "precision": "float32",
+}
+STAGE_NAMES = (*STAGES, "report")
+"""The stages that `run_all` goes through and announces."""
+OF_TIMES = {"costs", "cost_note"}
+"""Parts of figures.json that are other ones each time."""
+
+
+def make_world(folder: Path) -> None:
+    """Pool and targets."""
+    folder.mkdir(parents=True)
+    write_world(folder, num_documents=60, num_files=2, num_targets=20)
+
+
+def small_experiment(world: Path, **changes: Any) -> Experiment:
+    """Two estimators that share a pass, two arms, a held-out task; the run is in WORLD/run."""
+    settings: dict[str, Any] = {
+        "proxies": {"count": 1, "fraction": 0.5, "epochs": 2.5, "train": TRAIN},
+        "directions": {
+            "estimators": ["trak", "gradient"],
+            "curvature_rows": 20,
+            "projection": 3,
+        },
+        # Backward, so that both are scored in one pass, and a kill may fall between the two.
+        "scores": {"method": "backward", "precision": "float32", "calibration_rows": 20},
+        "selection": {"fraction": 0.3},
+        "drop_overlap": True,
+        "compare": {
+            "arms": ["top", "dsir"],
+            "epochs": 3,
+            "train": TRAIN,
+            "learning_rates": [0.01],
+            "heldout": [{"name": "other", "file": str(world / "target.jsonl")}],
+        },
+    }
+    return toy_experiment(world, **(settings | changes))
+
+
+def run_all(
+    experiment: Experiment,
+    workers: Workers = HERE,
+    begins: Callable[[str], None] = lambda stage: None,
+) -> Run:
+    """The run and its report; `begins` is called with each stage's name before it."""
+    following = dict(itertools.pairwise(STAGE_NAMES))
+    begins(STAGE_NAMES[0])
+    run = run_experiment(
+        experiment, workers=workers, announce=lambda stage, made, total: begins(following[stage])
+    )
+    write_run_report(run.folder)
+    return run
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """All files of a run, hidden ones too, but for costs and what is written of them.
+
+    The page itself is left out: figures.json holds the same as data, with the costs apart.
+    """
+    found = {}
+    for file in sorted(run.rglob("*")):
+        name = str(file.relative_to(run))
+        if not file.is_file() or file.name in (COST, "report.html"):
+            continue
+        found[name] = file.read_bytes()
+        if name == "figures.json":
+            data = {k: v for k, v in json.loads(found[name]).items() if k not in OF_TIMES}
+            found[name] = json.dumps(data).encode()
+    return found
+
+
+def differing(expected: dict[str, bytes], found: dict[str, bytes]) -> list[str]:
+    """Names of the files that only one has, or that hold other bytes."""
+    names = sorted({*expected, *found})
+    return [name for name in names if expected.get(name) != found.get(name)]
