@@ -274,8 +274,8 @@ def restore(path: Path) -> None:
 def _replace(draft: Path, path: Path) -> None:
     """Puts `draft` in the place of `path`; an old folder is gone only once the new one is whole."""
     old = _aside(path)
-    _remove(old)
     for _ in range(10):
+        _remove(old)
         if path.exists():
             os.rename(path, old)
         try:
@@ -283,9 +283,10 @@ def _replace(draft: Path, path: Path) -> None:
             break
         except OSError:
             if not path.exists():
+                restore(path)
+            if not (path.exists() and draft.exists()):
                 raise
-            # Someone else who made the same was quicker; the bytes are the same.
-            _remove(old)
+            # Someone else who made the same put it there since; the bytes are the same.
     _remove(old)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dsdm.artifacts import Draft, load_manifest, write_json
+from dsdm.artifacts import Draft, check_contents, load_manifest, write_json
 from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.evaluation.arms import Arm
 from dsdm.lm.config import TrainConfig, training_content
@@ -56,9 +56,17 @@ def tuned_rate(run: Run, arm: Arm) -> float:
     for rate in run.compare.learning_rates:
         folder = run.compare_folder / "tuning" / f"{arm.name}-{rate:g}"
         if load_manifest(folder) is not None:
-            found = json.loads((folder / LOSSES).read_text(encoding="utf-8"))
-            losses[rate] = sum(found.values())
+            losses[rate] = sum(_load_losses(folder).values())
     return min(losses, key=losses.__getitem__) if losses else run.compare.train.lr
+
+
+def _load_losses(folder: Path) -> dict[str, float]:
+    try:
+        losses: dict[str, float] = json.loads((folder / LOSSES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        check_contents(folder)  # says what is wrong
+        raise
+    return losses
 
 
 def _at_rate(run: Run, rate: float) -> TrainConfig:
