@@ -9,10 +9,11 @@ import msgspec
 
 from dsdm.artifacts import write_whole
 from dsdm.baselines.config import BASELINE_NAMES, BaselinesConfig
-from dsdm.config import Config, load_config
+from dsdm.config import Config, as_dict, load_config
 from dsdm.data.export import ExportConfig
 from dsdm.data.pool import PoolConfig
 from dsdm.data.rows import ExamplesConfig
+from dsdm.data.share import ShareConfig
 from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
 from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
@@ -58,6 +59,8 @@ class Experiment(Config):
     method: str | None = None
     """The estimator whose scores select; None: the first of `directions.estimators`."""
     export: ExportConfig = ExportConfig()
+    share: ShareConfig = ShareConfig()
+    """Copies of finished parts in an object store."""
     baselines: BaselinesConfig = BaselinesConfig()
     """Settings of the methods to compare with."""
     compare: CompareConfig | None = None
@@ -168,8 +171,8 @@ def record_experiment(experiment: Experiment, path: Path) -> None:
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
-    """Writes the experiment as YAML that `load_experiment` reads."""
-    content = msgspec.yaml.encode(experiment, order="sorted")
+    """Writes the experiment as YAML that `load_experiment` reads, without the secrets of URLs."""
+    content = msgspec.yaml.encode(as_dict(experiment), order="sorted")
     write_whole(path, content + DIGEST + _digest(content) + b"\n")
 
 

@@ -69,7 +69,7 @@ def read_documents(
             document = _make_document(file, row, record, config)
         except _BadRecordError as bad:
             reason, excerpt = bad.args
-            reject(Rejected(file.url, row, reason, excerpt))
+            reject(Rejected(file.shown, row, reason, excerpt))
             continue
         if _is_sampled(document, config):
             yield document
@@ -132,7 +132,7 @@ def _make_document(
     return Document(
         id=own_id or f"{file.stem}#{row}",
         source=source or file.stem,
-        file=file.url,
+        file=file.shown,
         file_row=row,
         text=text,
         tokens=tokens,

@@ -1,7 +1,7 @@
 """What the pool is: its configuration and the list of its files."""
 
 import hashlib
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import fsspec
 import msgspec
 
-from dsdm.config import Config
+from dsdm.config import Config, without_secrets
 from dsdm.errors import DataError, DsdmError
 
 Container = Literal["parquet", "jsonl", "text", "arrow"]
@@ -24,9 +24,6 @@ SUFFIXES: dict[str, Container] = {
     ".arrow": "arrow",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-
-# What stands before a URL's host, and what looks like its query: passwords, keys, signatures.
-_SECRETS = re.compile(r"""(?<=://)[^/\s'"]*(?=@)|(?<=\?)[^\s'"]*=[^\s'"]*""")
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -72,6 +69,11 @@ class PoolFile:
     """Changes with the file's size or time of change (ETag in an object store)."""
 
     @property
+    def shown(self) -> str:
+        """The URL without passwords, keys and signatures: what is written and shown of it."""
+        return without_secrets(self.url)
+
+    @property
     def stem(self) -> str:
         """The file's name without folders and suffixes."""
         return PurePosixPath(self.url).name.split(".")[0]
@@ -85,11 +87,6 @@ class PoolFile:
     def is_local(self) -> bool:
         """Whether it is on a disk of this machine."""
         return "://" not in self.url
-
-
-def without_secrets(text: str) -> str:
-    """The text without the names, passwords and queries of the URLs in it."""
-    return _SECRETS.sub("***", text)
 
 
 def pool_error(message: str) -> DataError:
@@ -109,6 +106,12 @@ def list_pool_files(config: PoolConfig) -> list[PoolFile]:
         if not found:
             raise pool_error(f"{pattern}: no file matches. Correct `pool.files`.")
         files.update({file.url: file for file in found if file.url not in files})
+    for name, count in Counter(file.shown for file in files.values()).items():
+        if count > 1:
+            raise pool_error(
+                f"{name}: names several files of the pool, whose URLs differ only in what may be a "
+                "secret. Give them names of their own, or copy them here."
+            )
     if not files:
         raise pool_error("The pool is empty: name at least one file in `pool.files`.")
     return list(files.values())
@@ -231,7 +234,7 @@ def content_fingerprint(file: PoolFile, advance: Callable[[int], None]) -> str:
         DataError: the file can't be read.
     """
     system, path = _file_system(file.url)
-    digest = hashlib.sha256(file.url.encode())
+    digest = hashlib.sha256(file.shown.encode())
     if not _is_local(system):
         digest.update(file.version.encode())
         return digest.hexdigest()[:16]

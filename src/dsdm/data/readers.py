@@ -130,6 +130,9 @@ def _open(file: PoolFile) -> Any:
         # Unlike the gzip and zstandard modules it notices truncation and reads all frames.
         handle = pa.CompressedInputStream(handle, file.compression)
         return io.BufferedReader(handle, BUFFER_BYTES)
+    if file.format in ("jsonl", "text") and not file.is_local:
+        # The files of object stores' clients know no longest line.
+        return io.BufferedReader(handle, BUFFER_BYTES)
     return handle
 
 

@@ -15,6 +15,7 @@ from dsdm.pipeline import (
     evaluation_stages,
     model_stages,
     select_stages,
+    share_stages,
 )
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work
@@ -47,6 +48,7 @@ STAGES: dict[str, tuple[Maker, ...]] = {
     "tuning": (compare_stages.tuning_work,),
     "models": (compare_stages.models_work,),
     "evaluations": (evaluation_stages.evaluations_work,),
+    "shared": (share_stages.shared_work,),
 }
 
 
@@ -84,7 +86,8 @@ def run_experiment(
     run.remember_pool()
     described = run.folder / "experiment.yaml"
     if not described.exists():
-        save_experiment(experiment, described)
+        with disk_errors(described):
+            save_experiment(experiment, described)
     with start_workers(experiment, workers) as perform:
         for stage, makers in STAGES.items():
             made = total = 0
@@ -97,7 +100,8 @@ def run_experiment(
             if stage == until:
                 break
     # Last, so that a run that was refused is still described by the experiment that made it.
-    record_experiment(experiment, described)
+    with disk_errors(described):
+        record_experiment(experiment, described)
     return run
 
 

@@ -19,7 +19,16 @@ from dsdm.pipeline.workers import Maker, Spread, Workers, perform_paths, use_thr
 
 RETRIES = 3
 """Further workers that a task is given to where one dies."""
-NO_MODEL = ("tokenizer", "examples", "targets", "overlap", "selection", "dataset", "heldout")
+NO_MODEL = (
+    "tokenizer",
+    "examples",
+    "targets",
+    "overlap",
+    "selection",
+    "dataset",
+    "heldout",
+    "shared",
+)
 """Stages whose artifacts need no GPU."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from dsdm.artifacts import disk_errors, load_checked, write_checked
 from dsdm.data.contents import contents_fingerprint
 from dsdm.data.examples import Examples, load_examples
-from dsdm.data.pool import PoolFile, content_fingerprint, list_pool_files, without_secrets
+from dsdm.data.pool import PoolFile, content_fingerprint, list_pool_files
 from dsdm.data.tasks import Part, TargetRows, load_target
 from dsdm.data.tokenizer import Tokenizer, load_tokenizer
 from dsdm.errors import ArtifactError
@@ -106,12 +106,12 @@ class Run:
         Raises:
             ArtifactError: a file of the pool that was packed is gone from `pool.files`.
         """
-        files = {file.url: file for file in list_pool_files(self.experiment.pool)}
+        files = {file.shown: file for file in list_pool_files(self.experiment.pool)}
         known = self._known_urls()
         gone = [url for url in known if url not in files]
         if gone:
             raise ArtifactError(
-                f"{without_secrets(gone[0])}: was part of the pool when this run began and is "
+                f"{gone[0]}: was part of the pool when this run began and is "
                 "gone. Put it back, or start over with --redo examples."
             )
         urls = [*known, *(url for url in files if url not in known)]
@@ -126,9 +126,9 @@ class Run:
         """Writes down which files are in the pool, and in which order they joined."""
         path = self.data_folder / "examples" / POOL_INDEX
         index = PoolIndex(
-            first=[shard.file.url for shard in self.shards if shard.is_first],
-            later=[shard.file.url for shard in self.shards if not shard.is_first],
-            seen={shard.file.url: (shard.file.version, shard.content) for shard in self.shards},
+            first=[shard.file.shown for shard in self.shards if shard.is_first],
+            later=[shard.file.shown for shard in self.shards if not shard.is_first],
+            seen={shard.file.shown: (shard.file.version, shard.content) for shard in self.shards},
         )
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,14 +195,14 @@ class Run:
     def _contents(self, files: list[PoolFile]) -> dict[str, str]:
         """Content fingerprint of each file; only those whose version is new are read."""
         seen = self._pool_index.seen
-        known = {file.url: seen[file.url][1] for file in files if _is_seen(file, seen)}
+        known = {file.shown: seen[file.shown][1] for file in files if _is_seen(file, seen)}
         if not self.reads_pool:
-            known |= {file.url: UNREAD for file in files if file.url not in seen}
-        changed = [file for file in files if file.url not in known]
+            known |= {file.shown: UNREAD for file in files if file.shown not in seen}
+        changed = [file for file in files if file.shown not in known]
         if not changed:
             return known
         with progress("reading the pool", sum(file.size for file in changed), "bytes") as advance:
-            return known | {file.url: content_fingerprint(file, advance) for file in changed}
+            return known | {file.shown: content_fingerprint(file, advance) for file in changed}
 
     @cached_property
     def _pool_index(self) -> PoolIndex:
@@ -224,4 +224,4 @@ def compare_folder(run_folder: Path, compare: CompareConfig) -> Path:
 
 
 def _is_seen(file: PoolFile, seen: dict[str, tuple[str, str]]) -> bool:
-    return file.url in seen and seen[file.url][0] == file.version
+    return file.shown in seen and seen[file.shown][0] == file.version
