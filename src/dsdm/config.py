@@ -14,6 +14,9 @@ import yaml
 
 from dsdm.errors import ConfigError
 
+MOST_VALUES = 100_000
+"""In a YAML file, each reference counted as what it stands for."""
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,10 +35,10 @@ def load_config(
         ConfigError: the file is missing, is not YAML, or holds an unknown key or a wrong type.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        raw = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
@@ -48,13 +51,33 @@ def parse_config(raw: object, config_type: type[ConfigT], where: str) -> ConfigT
     """`raw` as a checked `config_type`; `where` opens the message of a ConfigError."""
     try:
         return msgspec.convert(raw, config_type)
-    except (msgspec.ValidationError, ValueError) as error:
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where}: {error}.") from error
 
 
+# What stands before a URL's host, and what looks like its query: passwords, keys, signatures.
+_SECRETS = re.compile(r"""(?<=://)[^/\s'"]*(?=@)|(?<=\?)[^\s'"]*=[^\s'"]*""")
+
+
+def without_secrets(text: str) -> str:
+    """The text without the names, passwords and queries of the URLs in it."""
+    return _SECRETS.sub("***", text)
+
+
 def as_dict(config: object) -> Any:
-    """Plain dicts, lists and scalars with the same content, as a JSON file gives them back."""
-    return msgspec.json.decode(msgspec.json.encode(config, order="sorted"))
+    """Plain dicts, lists and scalars with the same content, as a JSON file gives them back.
+
+    It is what goes into manifests and reports, so the secrets of URLs are left out.
+    """
+    return _redacted(msgspec.json.decode(msgspec.json.encode(config, order="sorted")))
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _redacted(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    return without_secrets(value) if isinstance(value, str) and "://" in value else value
 
 
 def fingerprint(value: object) -> str:
@@ -85,6 +108,39 @@ def _are_sections(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
+def _parse_yaml(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        ValueError: it is not valid, or references within it make it larger than MOST_VALUES.
+    """
+    try:
+        raw = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    # A tag such as !!bool on what is none makes the library raise these.
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"a value does not fit its tag ({error!r})") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    _check_size(raw)
+    return raw
+
+
+def _check_size(raw: Any) -> None:
+    """References may stand for more than memory holds, or for what they are in."""
+    waiting, count = [raw], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values, references followed")
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, reading `1e-3` as the number that everybody means."""
 
@@ -106,6 +162,6 @@ def _override(raw: dict[str, Any], name: str, text: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"--{name}: `{parent}` is not a section.")
     try:
-        node[leaf] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        node[leaf] = _parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"--{name} {text}: is not a YAML value.") from error

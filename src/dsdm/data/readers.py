@@ -114,11 +114,12 @@ def read_errors(
     try:
         yield
     except Exception as error:  # what the clients of object stores raise has no base
-        is_known = isinstance(error, OSError | EOFError | pa.ArrowException)
+        is_known = isinstance(error, OSError | EOFError | MemoryError | pa.ArrowException)
         if isinstance(error, DsdmError) or (file.is_local and not is_known):
             raise
+        cause = " ".join(str(error).split())
         raise pool_error(
-            f"{file.url}: cannot be read {place()} ({type(error).__name__}: {error}). It is "
+            f"{file.url}: cannot be read {place()} ({type(error).__name__}: {cause}). It is "
             "missing, cut short or damaged, or its store refuses it: fetch it again, leave it out "
             "of `pool.files`, or see to it that it can be reached from here."
         ) from error

@@ -1,22 +1,27 @@
 """Reading target examples from JSONL and plain text files."""
 
 import glob
+import io
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 
-from dsdm.errors import DataError
+from dsdm.config import without_secrets
+from dsdm.errors import DataError, DsdmError
 
 _SHAPES = (
     "context + continuation, context + answer, query + choices + gold, "
     "or context_options + continuation + gold"
 )
+MAX_LINE_BYTES = 10_000_000
+"""A longer line is no example, but what a small compressed file can unpack to."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Item = TypeVar("Item")
@@ -46,7 +51,7 @@ def read_jsonl_examples(path: str, delimiter: str, group: str | None) -> Iterato
 
     def parse(numbered: tuple[int, bytes]) -> TargetExample:
         number, line = numbered
-        where = f"{path}:{number}"
+        where = f"{without_secrets(path)}:{number}"
         record = _parse_line(line, where)
         context, answer = _gold_pair(record, where)
         answer = join_answer(context, answer, delimiter, where)
@@ -66,7 +71,7 @@ def read_texts(pattern: str) -> Iterator[tuple[str, str]]:
     for path in _list_text_files(pattern):
         content = b"".join(line for _, line in _read_lines(path))
         try:
-            yield path, content.decode("utf-8-sig")
+            yield without_secrets(path), content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             raise DataError(
@@ -122,19 +127,30 @@ def _list_text_files(pattern: str) -> list[str]:
 
 def _read_lines(path: str) -> Iterator[tuple[int, bytes]]:
     try:
-        with fsspec.open(path, "rb", compression="infer") as file:
-            for number, line in enumerate(file, start=1):
+        with fsspec.open(path, "rb", compression="infer") as raw:
+            file = io.BufferedReader(raw)
+            lines = iter(partial(file.readline, MAX_LINE_BYTES + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise DataError(f"{path}:{number}: is longer than {MAX_LINE_BYTES:,} bytes.")
                 yield number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-    except (OSError, EOFError, ValueError, ImportError, zlib.error) as error:
+    except DsdmError:
+        raise
+    except Exception as error:  # what the clients of object stores raise has no base
+        known = (OSError, EOFError, ValueError, ImportError, zlib.error)
+        if "://" not in path and not isinstance(error, known):
+            raise
         raise DataError(
-            f"{path}: cannot be read ({error}). Correct the target's path or the file."
+            without_secrets(
+                f"{path}: cannot be read ({error}). Correct the target's path or the file."
+            )
         ) from error
 
 
 def _parse_line(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not JSON ({error}): {line[:60]!r}.") from error
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected a JSON object, got {line[:60]!r}.")
