@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dsdm.artifacts import load_manifest
 from dsdm.config import parse_config
-from dsdm.data import packing, rows
+from dsdm.data import arrays, packing, rows
 from dsdm.data.arrays import ArrayFile, SeenHashes
 from dsdm.data.documents import PoolConfig
 from dsdm.data.examples import Examples, ExamplesConfig, load_examples
@@ -272,9 +272,9 @@ def test_memory_does_not_grow_with_the_pool(
 def test_seen_hashes_are_a_set(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], earlier: set[int]
 ) -> None:
-    path = tmp_path_factory.mktemp("hashes") / "hashes.npy"
-    np.save(path, np.array(sorted(earlier), np.uint64))
-    seen = SeenHashes([path])
+    folder = tmp_path_factory.mktemp("hashes")
+    np.save(folder / "earlier.npy", np.array(sorted(earlier), np.uint64))
+    seen = SeenHashes([folder / "earlier.npy"], folder / "hashes.npy")
     expected = set(earlier)
     for batch in batches:
         values = np.array(batch, np.uint64)
@@ -282,8 +282,26 @@ def test_seen_hashes_are_a_set(
         assert found.tolist() == [value in expected for value in batch]
         seen.add(values[~found])
         expected.update(batch)
-    seen.save(path)
-    assert np.load(path).tolist() == sorted(expected - earlier)
+    seen.save()
+    assert np.load(folder / "hashes.npy").tolist() == sorted(expected - earlier)
+
+
+def test_seen_hashes_beyond_a_limit_lie_in_files_until_they_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "SPILLED_HASHES", 100)
+    hashes = np.random.default_rng(0).integers(0, 2**64, 2000, np.uint64)
+    seen = SeenHashes([], tmp_path / "hashes.npy")
+    for start in range(0, 2000, 30):
+        batch = hashes[start : start + 30]
+        assert not seen.contains(batch).any()
+        seen.add(batch)
+        assert seen.contains(hashes[: start + 30]).all()
+        assert sum(map(len, seen._runs)) < 100
+    assert len(list(tmp_path.glob("*.spill.npy"))) > 10
+    seen.save()
+    assert [path.name for path in tmp_path.iterdir()] == ["hashes.npy"]
+    assert np.array_equal(np.load(tmp_path / "hashes.npy"), np.sort(hashes))
 
 
 def test_an_array_file_is_what_numpy_would_have_saved(tmp_path: Path) -> None:

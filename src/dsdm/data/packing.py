@@ -7,7 +7,8 @@ A shard is a folder of
     hashes.npy         sorted hashes of the documents' content: a later shard drops what is here
     id_hashes.npy      sorted hashes of the ids that the pool gave
     rejected.jsonl     records that can't be used, and why
-It is written as the file is read, so memory grows by 8 bytes a document of that one file.
+It is written as the file is read, so memory grows by 8 bytes a document of that one file: where
+each starts. Hashes beyond a million lie in sorted scratch files until the shard is finished.
 """
 
 import json
@@ -100,8 +101,8 @@ class _ShardFiles:
         self.num_read = 0
         self.reasons: Counter[str] = Counter()
         self.counts = dict.fromkeys(("documents", "rows", "tokens", "duplicates", "rejected"), 0)
-        self._contents = SeenHashes([path / "hashes.npy" for path in earlier])
-        self._ids = SeenHashes([path / "id_hashes.npy" for path in earlier])
+        self._contents = _seen(folder, earlier, "hashes.npy")
+        self._ids = _seen(folder, earlier, "id_hashes.npy")
         self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self._tokens = stack.enter_context(ArrayFile(folder / "tokens.npy", self._dtype))
         self._rejected: TextIO = stack.enter_context(
@@ -127,8 +128,8 @@ class _ShardFiles:
 
     def finish(self, config: ExamplesConfig) -> None:
         """Writes the rows and hashes, once all documents are in."""
-        self._contents.save(self.folder / "hashes.npy")
-        self._ids.save(self.folder / "id_hashes.npy")
+        self._contents.save()
+        self._ids.save()
         starts = np.frombuffer(self.starts, np.int64)
         with ArrayFile(self.folder / "rows.npy", ROW) as rows:
             for block in cut_rows(starts, self.counts["tokens"], config):
@@ -202,6 +203,10 @@ class _ShardFiles:
         self.starts.extend(starts.tolist())
         self.counts["documents"] += len(documents)
         self.counts["tokens"] = int(ends[-1])
+
+
+def _seen(folder: Path, earlier: Sequence[Path], name: str) -> SeenHashes:
+    return SeenHashes([path / name for path in earlier], folder / name)
 
 
 def _check_rejected(file: PoolFile, config: PoolConfig, shard: _ShardFiles, draft: Draft) -> None:
