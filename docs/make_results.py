@@ -1,4 +1,6 @@
-"""Writes docs/results.md from experiments/results/*.json; with --check, fails where they differ.
+"""Writes docs/results.md, and the table in docs/reliability.md, from experiments/results/*.json.
+
+With --check it fails where they differ.
 
 Every measured figure that README and docs state has its row there. The JSON files are lists of
 `{name, value, low, high, unit, command, commit, machine, date}`, written by committed commands.
@@ -11,27 +13,45 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
-HEAD = """# Measured figures
+RELIABILITY = ROOT / "docs" / "reliability.md"
+RELIABILITY_NAMES = ("faults.", "storage_faults.", "fuzz.", "scale.", "ray.")
+BEGIN = "<!-- written by `make docs` from here -->\n\n"
+END = "\n<!-- to here -->\n"
+TABLE = """| name | value | interval | unit | command | commit | machine | date |
+|---|---:|---:|---|---|---|---|---|
+"""
+HEAD = f"""# Measured figures
 
 Written by `make docs` from `experiments/results/*.json`. The interval is the one that the command
 computes; its own page says which.
 
-| name | value | interval | unit | command | commit | machine | date |
-|---|---:|---:|---|---|---|---|---|
-"""
+{TABLE}"""
 FIELDS = {"name", "value", "low", "high", "unit", "command", "commit", "machine", "date"}
 
 
 def main(arguments: list[str]) -> int:
-    """0 where the page is written, or, with --check, up to date."""
-    page = HEAD + "".join(format_row(row) for row in load_results(ROOT / "experiments" / "results"))
+    """0 where the pages are written, or, with --check, up to date."""
+    rows = load_results(ROOT / "experiments" / "results")
+    pages = {
+        PAGE: HEAD + "".join(format_row(row) for row in rows),
+        RELIABILITY: with_table(RELIABILITY.read_text(encoding="utf-8"), rows),
+    }
     if "--check" not in arguments:
-        PAGE.write_text(page, encoding="utf-8")
+        for path, page in pages.items():
+            path.write_text(page, encoding="utf-8")
         return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print("docs/results.md is not what experiments/results holds: run `make docs`.")
-    return 1
+    old = [p for p, page in pages.items() if not p.exists() or p.read_text("utf-8") != page]
+    for path in old:
+        print(f"{path.relative_to(ROOT)} is not what experiments/results holds: run `make docs`.")
+    return 1 if old else 0
+
+
+def with_table(page: str, rows: list[dict[str, Any]]) -> str:
+    """The page with the figures of its kind between its two marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    lines = [format_row(row) for row in rows if row["name"].startswith(RELIABILITY_NAMES)]
+    return before + BEGIN + TABLE + "".join(lines) + END + after
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
