@@ -13,7 +13,6 @@ are `different`. What is done is kept in --folder, so that the same command goes
 import argparse
 import json
 import random
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,7 +23,15 @@ from typing import Any
 
 from kills import Begins, Boundary, Kill, in_a_fork, list_boundaries
 from record import ROOT, figure, write_figures
-from small_run import STAGE_NAMES, contents, differing, make_world, run_all, small_experiment
+from small_run import (
+    STAGE_NAMES,
+    differing,
+    forget_run,
+    made_in,
+    make_world,
+    run_all,
+    small_experiment,
+)
 
 from dsdm.pipeline import Workers
 from dsdm.pipeline.workers import HERE
@@ -162,12 +169,12 @@ def soak(folder: Path, workers: Workers, kills: type[InProcessKills], runs: int,
 
 
 def _undisturbed(world: Path, workers: Workers, kills: type[InProcessKills]) -> Undisturbed:
-    shutil.rmtree(world / "run", ignore_errors=True)
+    forget_run(world)
     body = partial(_run, world, workers)
     boundaries, ending = list_boundaries(body, world) if kills.watches else ([], in_a_fork(body))
     if ending.error:
         raise SystemExit(f"the undisturbed run: {ending.error}")
-    return Undisturbed(boundaries, ending.seconds, contents(world / "run"))
+    return Undisturbed(boundaries, ending.seconds, made_in(world))
 
 
 def _run(world: Path, workers: Workers, begins: Begins) -> None:
@@ -178,7 +185,7 @@ def killed_run(
     world: Path, workers: Workers, kills: InProcessKills, undisturbed: Undisturbed
 ) -> dict[str, Any]:
     """One run from nothing: where it was killed, and what was wrong in the end."""
-    shutil.rmtree(world / "run", ignore_errors=True)
+    forget_run(world)
     body = partial(_run, world, workers)
     struck, problems = [], []
     planned = [kills.first()] + [kills.next() for _ in range(kills.rng.randint(0, 2))]
@@ -192,7 +199,7 @@ def killed_run(
         if kill is None:
             break
     if not problems:
-        problems = differing(undisturbed.contents, contents(world / "run"))
+        problems = differing(undisturbed.contents, made_in(world))
     return {"kills": struck, "problems": problems}
 
 

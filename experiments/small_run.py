@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,7 @@ def small_experiment(world: Path, **changes: Any) -> Experiment:
         "scores": {"method": "backward", "precision": "float32", "calibration_rows": 20},
         "selection": {"fraction": 0.3},
         "drop_overlap": True,
+        "share": {"to": str(world / "shared"), "parts": ["scores", "dataset"]},
         "compare": {
             "arms": ["top", "dsir"],
             "epochs": 3,
@@ -74,6 +76,18 @@ def run_all(
     )
     write_run_report(run.folder)
     return run
+
+
+def forget_run(world: Path) -> None:
+    """Deletes what `run_all` made."""
+    for made in ("run", "shared"):
+        shutil.rmtree(world / made, ignore_errors=True)
+
+
+def made_in(world: Path) -> dict[str, bytes]:
+    """What `run_all` must always make the same: the run, and what it shares."""
+    shared = contents(world / "shared")
+    return contents(world / "run") | {f"shared to {name}": found for name, found in shared.items()}
 
 
 def contents(run: Path) -> dict[str, bytes]:

@@ -22,8 +22,8 @@ BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "os
 
 def upload_folder(
     folder: Path, url: str, advance: Callable[[int], None] = lambda num_bytes: None
-) -> tuple[int, int]:
-    """Copies a finished folder to `url`; returns the number of files and bytes.
+) -> int:
+    """Copies a finished folder to `url`; returns the number of files.
 
     The manifest goes last, and that of an older copy is deleted first: a folder with a manifest is
     whole there too. Throttling and dropped connections are tried again.
@@ -46,7 +46,7 @@ def upload_folder(
             f"({_in_one_line(error)}). See to it that it can be reached and written from here, "
             "then run the same command again."
         ) from error
-    return len(files), sum(path.stat().st_size for path in files)
+    return len(files)
 
 
 def _try_again(do: Callable[[], None]) -> None:

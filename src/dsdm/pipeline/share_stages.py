@@ -36,10 +36,9 @@ def shared_work(run: Run) -> Iterator[Work]:
 def _upload(run: Run, works: Sequence[Work], draft: Draft) -> None:
     to = run.experiment.share.to
     assert to is not None
-    files = num_bytes = 0
+    draft.counts["files"] = 0  # not the bytes, which those of the costs are among
     with progress(f"shared/{draft.target.name}", None, "bytes") as advance:
         for work in works:
             name = work.path.relative_to(run.data_folder).as_posix()
-            more = upload_folder(work.path, f"{to.rstrip('/')}/{name}", advance)
-            files, num_bytes = files + more[0], num_bytes + more[1]
-    draft.counts.update(files=files, bytes=num_bytes)
+            files = upload_folder(work.path, f"{to.rstrip('/')}/{name}", advance)
+            draft.counts["files"] += files
