@@ -280,7 +280,7 @@ class LockedStore(fsspec.AbstractFileSystem):
         self._call("open", path)
         stream = io.BytesIO(b'{"text": "one"}\n{"text": "two"}\n')
         if self.fails_at == "read":
-            stream.readline = lambda size: self._call("read", path)  # type: ignore[method-assign]
+            stream.readinto = lambda into: self._call("read", path)  # type: ignore[method-assign]
         return stream
 
 

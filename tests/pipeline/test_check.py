@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dsdm.artifacts import load_manifest
+from dsdm.artifacts import MANIFEST, load_checked, load_manifest, write_checked
 from dsdm.datamodel.directions import load_direction, save_direction
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline.check import CHECK, load_check, run_check
@@ -113,12 +113,20 @@ def test_a_checked_run_is_described_as_the_user_has_it(sane: Check, world: Path)
     assert described == experiment(world, "sane")
 
 
+def forget_digests(artifact: Path) -> None:
+    """What is changed on purpose is taken for what was written."""
+    manifest = load_checked(artifact / MANIFEST)
+    del manifest["files"]
+    write_checked(artifact / MANIFEST, manifest)
+
+
 def test_flipped_directions_are_not_trusted(sane: Check, world: Path) -> None:
     folder = world / "flipped"
     shutil.copytree(world / "sane", folder)
     shutil.rmtree(folder / "check")
     for path in folder.glob("directions/ekfac/*/*.safetensors"):
         save_direction(load_direction(path).scaled(-1.0), path)
+        forget_digests(path.parent)
     verdict = run_check(experiment(world, "flipped"), SMALL).verdict
     text = " ".join(verdict.reasons)
     assert not verdict.trust
