@@ -139,9 +139,9 @@ def test_an_unfinished_run_has_a_report(run, tmp_path, gone):
 def test_a_selection_from_other_scores_is_not_shown(run, tmp_path):
     folder = copy_of(run, tmp_path)
     manifest = folder / "selection" / "_manifest.json"
-    content = json.loads(manifest.read_text())
+    content = load_checked(manifest)
     content["inputs"]["scores/all"] = "earlier"
-    manifest.write_text(json.dumps(content))
+    write_checked(manifest, content)
     assert collect_report(folder).selected is None
 
 
