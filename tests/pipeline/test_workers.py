@@ -1,4 +1,9 @@
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +95,31 @@ def test_a_worker_that_dies_is_told_of(experiment: Experiment) -> None:
         pytest.raises(ArtifactError, match="A worker process died"),
     ):
         perform(dying_works, list(dying_works(Run(experiment))))
+
+
+PARENT = """
+import os, subprocess, sys, time
+worker = "import sys; from dsdm.pipeline.workers import _end_with; _end_with(int(sys.argv[1]))"
+print(subprocess.Popen([sys.executable, "-c", worker, str(os.getpid())]).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_ends_when_its_driver_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while is_running(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_running(process: int) -> bool:
+    """False for one that has ended and that nobody asked about, too."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -6,6 +6,8 @@ nothing but the experiment and paths goes to it.
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -53,6 +55,8 @@ class Workers:
         return self.threads or max(1, (os.cpu_count() or 1) // self.count)
 
 
+LOOKS_EVERY_SECONDS = 1.0
+"""How often a worker looks whether its parent is still there."""
 HERE = Workers()
 """This process."""
 
@@ -106,7 +110,7 @@ def _in_processes(experiment: Experiment, config: Workers) -> Iterator[Spread]:
     positions: Queue[int] = context.Queue()
     for position in range(config.count):
         positions.put(position)
-    settings = (positions, config.threads_each)
+    settings = (positions, config.threads_each, os.getpid())
     with ProcessPoolExecutor(config.count, context, _start_worker, settings) as pool:
 
         def spread(maker: Maker, stage: str, groups: Sequence[Sequence[Path]]) -> None:
@@ -132,13 +136,21 @@ def _finish(futures: Sequence[Future[int]]) -> None:
             future.cancel()
 
 
-def _start_worker(positions: "Queue[int]", threads: int) -> None:
+def _start_worker(positions: "Queue[int]", threads: int, parent: int) -> None:
     import torch
 
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     use_threads(threads)
     pipeline_work.bar_position = positions.get()
     if torch.cuda.device_count() > 1:
         torch.cuda.set_device(pipeline_work.bar_position % torch.cuda.device_count())
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process once its parent is gone: a killed one can't tell its workers to stop."""
+    while os.getppid() == parent:
+        time.sleep(LOOKS_EVERY_SECONDS)
+    os._exit(1)
 
 
 def use_threads(threads: int) -> None:
