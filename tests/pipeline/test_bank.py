@@ -155,9 +155,10 @@ def made(works: list[Work]) -> list[Work]:
 
 def test_cosines_rank_otherwise_than_dot_products(run: Run) -> None:
     assert len(made(list(cosine_work(run)))) == 2
-    found = rival_scores(run, Rival("cosine", 2), 80)["others"]
+    # Of one proxy: two proxies' gradients differ in length, so the signs of their means may.
+    found = rival_scores(run, Rival("cosine", 1), 80)["others"]
     assert np.abs(found).max() <= 1
-    gradient = rival_scores(run, Rival("gradient", 2), 80)["others"]
+    gradient = rival_scores(run, Rival("gradient", 1), 80)["others"]
     assert (np.sign(found) == np.sign(gradient)).mean() > 0.9
     assert not np.array_equal(np.argsort(found), np.argsort(gradient))
 
