@@ -78,10 +78,11 @@ def pool(files, tmp_path_factory):
 def export(pool, chosen, folder, **config):
     folder.mkdir(parents=True)
     draft = Draft(folder)
+    chosen = np.array(chosen, np.int64)
     export_dataset(
         pool.examples,
-        np.array(chosen, np.int64),
-        pool.scores,
+        chosen,
+        pool.scores[chosen],
         pool.files,
         pool.config,
         pool.tokenizer,

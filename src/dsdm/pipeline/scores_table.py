@@ -109,10 +109,11 @@ def merge_scores(shards: Sequence[Sequence[Path]], path: Path) -> int:
 def load_scores(path: Path, method: str, fingerprint: str) -> Scores:
     """The scores of one method, or of one METHOD.PROXY.TARGET, in a scores file."""
     try:
-        table = pq.read_table(path, columns=["source", "num_tokens", method])
+        columns = ["source", "num_tokens", method]
+        table = pq.read_table(path, columns=columns, read_dictionary=["source"])
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(f"{path}: scores of {method!r} can't be read ({error}).") from error
-    sources = table["source"].combine_chunks().dictionary_encode()
+    sources = table["source"].unify_dictionaries().combine_chunks()
     return Scores(
         values=table[method].to_numpy(),
         num_tokens=table["num_tokens"].to_numpy().astype(np.int64),

@@ -128,12 +128,11 @@ def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:
 
 
 def _export(run: Run, selection: Path, draft: Draft) -> None:
-    chosen = selected_candidates(selection)
-    scores = run_scores(run, run.experiment.selecting_method)
+    chosen = pq.read_table(selection / SELECTION, columns=["candidate", "score"])
     export_dataset(
         run.examples,
-        chosen,
-        scores.values,
+        chosen["candidate"].to_numpy(),
+        chosen["score"].to_numpy(),
         [shard.file for shard in run.shards],
         run.experiment.pool,
         run.tokenizer,

@@ -76,10 +76,11 @@ class ChosenShard:
 def iter_chosen(
     examples: Examples, chosen: np.ndarray, scores: np.ndarray, pool_files: Sequence[PoolFile]
 ) -> Iterator[ChosenShard]:
-    """The pool files from which something was chosen; `chosen` is sorted."""
+    """The pool files from which something was chosen; `chosen` is sorted, with its `scores`."""
     for shard, file in zip(examples.shards, pool_files, strict=True):
         first, end = shard.first_candidate, shard.first_candidate + shard.num_candidates
-        candidates = chosen[np.searchsorted(chosen, first) : np.searchsorted(chosen, end)]
+        here = slice(*np.searchsorted(chosen, [first, end]))
+        candidates = chosen[here]
         if len(candidates):
             table = examples.candidates_table(shard)
             ends = np.cumsum(table["num_tokens"].to_numpy())
@@ -87,7 +88,7 @@ def iter_chosen(
             table = table.take(pa.array(local))
             # candidates lie one after another in the shard, with nothing between
             starts = ends[local] - table["num_tokens"].to_numpy()
-            values = scores[candidates].astype(np.float64)
+            values = scores[here].astype(np.float64)
             yield ChosenShard(file, shard, examples.unit, table, starts, values)
 
 

@@ -50,7 +50,7 @@ def export_dataset(
     Args:
         examples: the packed pool.
         chosen: sorted candidate numbers, as `select` returns them.
-        scores: of every candidate of the pool.
+        scores: of each of them.
         pool_files: the files that `examples` were packed from, one for each shard.
         pool_config: how the files were read.
         tokenizer: of the examples.
