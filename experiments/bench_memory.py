@@ -56,7 +56,7 @@ def _prepare(folder: Path, rows: int) -> None:
     from dsdm.data.packing import DOCUMENTS
     from dsdm.data.rows import ROW
     from dsdm.datamodel.directions import Direction, save_direction
-    from dsdm.datamodel.gradients import linear_layers
+    from dsdm.datamodel.layers import linear_layers
     from dsdm.lm.config import ModelConfig
     from dsdm.lm.model import load_model, save_model
 

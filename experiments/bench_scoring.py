@@ -17,7 +17,7 @@ from record import figure, write_figures
 from dsdm.data.batches import Row, iter_batches
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import linear_layers
 from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
 from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import autocast, default_device, load_model

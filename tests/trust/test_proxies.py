@@ -33,6 +33,7 @@ def test_the_dimension_is_that_of_what_is_inverted() -> None:
     model = tiny_model()  # two blocks of width 8: 9x24, 9x8, 9x32, 33x8 with their biases
     config = DirectionsConfig(curvature_rows=50, damping=0.3, projection=16)
     assert curvature_of(model, "ekfac", config, 1000) == Curvature(50, 33, 0.3)
-    projected = 2 * (9 * 16 + 9 * 8 + 9 * 16 + 16 * 8)
+    # And the table of 23 tokens, whose vocabulary only TRAK projects.
+    projected = 2 * (9 * 16 + 9 * 8 + 9 * 16 + 16 * 8) + 16 * 8
     assert curvature_of(model, "trak", config, 40) == Curvature(40, projected, 0.3)
     assert curvature_of(model, "gradient", config, 1000) is None
