@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dsdm.config import as_dict, differences, fingerprint, load_config
+from dsdm.config import Config, as_dict, differences, fingerprint, load_config
 from dsdm.errors import ConfigError
 from dsdm.experiment import Experiment, load_experiment, save_experiment
 from dsdm.lm.config import TrainConfig
@@ -88,3 +88,20 @@ def test_a_difference_in_a_list_of_sections_names_the_section() -> None:
     assert differences(old, new) == ["a[1].c: 2 -> 3"]
     assert differences(old["a"], new["a"]) == ["c: 2 -> 3"]
     assert differences(old["a"], [{"b": 1}]) != []
+
+
+class Grown(Config):
+    LATER = frozenset({"newer"})
+
+    old: int = 1
+    newer: int = 2
+
+
+class Whole(Config):
+    parts: tuple[Grown, ...] = (Grown(),)
+
+
+def test_a_later_field_at_its_default_leaves_no_trace() -> None:
+    assert as_dict(Grown()) == {"old": 1}
+    assert as_dict(Grown(newer=3)) == {"old": 1, "newer": 3}
+    assert as_dict({"a": [Whole()]}) == {"a": [{"parts": [{"old": 1}]}]}

@@ -6,8 +6,9 @@ Each configuration class stands beside the function it serves; `experiment.py` c
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import msgspec
 import yaml
@@ -21,6 +22,10 @@ MOST_VALUES = 100_000
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every configuration class: immutable, unknown keys are errors."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came when runs had been made without them: `as_dict` leaves them out where they
+    have their default, so that those runs are still what they were made with."""
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -69,7 +74,7 @@ def as_dict(config: object) -> Any:
 
     It is what goes into manifests and reports, so the secrets of URLs are left out.
     """
-    return _redacted(msgspec.json.decode(msgspec.json.encode(config, order="sorted")))
+    return _redacted(msgspec.json.decode(msgspec.json.encode(_without_later(config), order="sorted")))
 
 
 def _redacted(value: Any) -> Any:
@@ -102,6 +107,26 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             for line in differences(before, after, f"{prefix}[{i}]" if prefix else "")
         ]
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
+
+
+def _without_later(value: object) -> object:
+    if isinstance(value, Config):
+        return {
+            name: _without_later(getattr(value, name))
+            for name in value.__struct_fields__
+            if name not in value.LATER or getattr(value, name) != _defaults(type(value))[name]
+        }
+    if isinstance(value, Mapping):
+        return {key: _without_later(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_later(item) for item in value]
+    return value
+
+
+@cache
+def _defaults(config_type: type[Config]) -> dict[str, Any]:
+    """The fields' defaults, of those that have one that is not made anew for each."""
+    return {field.name: field.default for field in msgspec.structs.fields(config_type)}
 
 
 def _are_sections(value: object) -> bool:
