@@ -74,7 +74,9 @@ def as_dict(config: object) -> Any:
 
     It is what goes into manifests and reports, so the secrets of URLs are left out.
     """
-    return _redacted(msgspec.json.decode(msgspec.json.encode(_without_later(config), order="sorted")))
+    return _redacted(
+        msgspec.json.decode(msgspec.json.encode(_without_later(config), order="sorted"))
+    )
 
 
 def _redacted(value: Any) -> Any:

@@ -84,6 +84,17 @@ class Experiment(Config):
         if not self.proxies.count >= 1 or not 0 < self.proxies.fraction <= 1:
             raise ValueError("`proxies` needs count >= 1 and fraction above 0, at most 1")
 
+        if self.pool.format == "conversations" and self.examples.unit == "row":
+            raise ValueError("`examples.unit` row is for text; a conversation is one row as it is")
+
+    @property
+    def own_tokenizer(self) -> TokenizerConfig:
+        """The tokenizer's settings, where none is named that of a pretrained model."""
+        if self.tokenizer.path is not None or not self.model.starts_pretrained:
+            return self.tokenizer
+        named: TokenizerConfig = msgspec.structs.replace(self.tokenizer, path=self.model.path)
+        return named
+
     @property
     def selecting_method(self) -> str:
         """The estimator whose scores select."""

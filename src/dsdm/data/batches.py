@@ -54,6 +54,8 @@ def collate(rows: Sequence[Row]) -> Batch:
         inputs[i, : max(length, 1)] = row.tokens[: max(length, 1)]
         first = max(row.answer_start, 1)
         labels[i, first - 1 : length] = row.tokens[first:]
+        if row.counted is not None:
+            labels[i, :length][~row.counted[1:]] = IGNORED
     return Batch(torch.from_numpy(inputs), torch.from_numpy(labels))
 
 

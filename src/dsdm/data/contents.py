@@ -2,8 +2,12 @@
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
+
+SMALL_BYTES = 16 << 20
+END_BYTES = 1 << 20
 
 
 def contents_fingerprint(places: Iterable[str | None]) -> str:
@@ -19,6 +23,23 @@ def contents_fingerprint(places: Iterable[str | None]) -> str:
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
             except OSError:
                 continue
+    return digest.hexdigest()[:16]
+
+
+def model_fingerprint(place: str) -> str:
+    """Identifies the files of a model's folder without reading weights of many gigabytes whole.
+
+    Small files count with all their bytes, large ones with their size, start and end.
+    """
+    digest = hashlib.sha256()
+    for path in _local_files(place):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(SMALL_BYTES if size <= SMALL_BYTES else END_BYTES))
+            if size > SMALL_BYTES:
+                file.seek(-END_BYTES, os.SEEK_END)
+                digest.update(file.read())
     return digest.hexdigest()[:16]
 
 

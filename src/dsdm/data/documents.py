@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from dsdm.data.conversations import BadRecordError, Conversation, parse_conversation
 from dsdm.data.originals import read_original_rows
 from dsdm.data.pool import PoolConfig, PoolFile, content_fingerprint, list_pool_files
-from dsdm.data.readers import Unreadable, excerpt_of, read_records
+from dsdm.data.readers import Unreadable, excerpt_of, first_columns, missing_column, read_records
 
 __all__ = [
     "Document",
@@ -28,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Document:
-    """One record of the pool, as text or as tokens."""
+    """One record of the pool, as text, as tokens or as a conversation."""
 
     id: str
     source: str
@@ -37,6 +38,7 @@ class Document:
     """Position in its file, from 0, before anything is dropped."""
     text: str | None = None
     tokens: np.ndarray | None = None
+    conversation: Conversation | None = None
     has_own_id: bool = True
     """False where the id was made of the file's name and row."""
 
@@ -51,10 +53,6 @@ class Rejected:
     excerpt: str
 
 
-class _BadRecordError(Exception):
-    """Carries a reason and an excerpt; becomes a Rejected."""
-
-
 def read_documents(
     file: PoolFile, config: PoolConfig, reject: Callable[[Rejected], None]
 ) -> Iterator[Document]:
@@ -67,7 +65,7 @@ def read_documents(
     for row, record in read_records(file, config, required, optional):
         try:
             document = _make_document(file, row, record, config)
-        except _BadRecordError as bad:
+        except BadRecordError as bad:
             reason, excerpt = bad.args
             reject(Rejected(file.shown, row, reason, excerpt))
             continue
@@ -90,9 +88,11 @@ def read_sample(
 
 
 def content_hash(document: Document, seed: int | None = None) -> int:
-    """64 bits that depend on the text or tokens alone (and on `seed`)."""
+    """64 bits that depend on the text, tokens or turns alone (and on `seed`)."""
     if document.text is not None:
         content = document.text.encode()
+    elif document.conversation is not None:
+        content = document.conversation.content
     else:
         assert document.tokens is not None
         content = document.tokens.astype("<i8").tobytes()
@@ -110,7 +110,7 @@ def _hash(content: bytes, key: bytes = b"") -> int:
 
 def _columns(config: PoolConfig, file: PoolFile) -> tuple[list[str], list[str]]:
     """Columns that must be there, and columns that may be: a default name may be absent."""
-    required = [config.tokens if config.format == "tokens" else config.text]
+    required = _content_columns(config, file)
     optional: list[str] = []
     for name, default in ((config.id, "id"), (config.source, "source")):
         if name is not None and file.format != "text":
@@ -118,17 +118,34 @@ def _columns(config: PoolConfig, file: PoolFile) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(required)), [name for name in optional if name not in required]
 
 
+def _content_columns(config: PoolConfig, file: PoolFile) -> list[str]:
+    if config.format != "conversations":
+        return [config.tokens if config.format == "tokens" else config.text]
+    present = first_columns(file, config)
+    pair = [config.prompt, config.completion]
+    if config.messages not in present and set(pair) <= set(present):
+        return pair
+    if present and config.messages not in present:
+        raise missing_column(file, config.messages, present, f", nor both `{'` and `'.join(pair)}`")
+    return [config.messages]
+
+
 def _make_document(
     file: PoolFile, row: int, record: dict[str, Any] | Unreadable, config: PoolConfig
 ) -> Document:
     if isinstance(record, Unreadable):
-        raise _BadRecordError(record.reason, record.excerpt)
+        raise BadRecordError(record.reason, record.excerpt)
     own_id = _label(record.get(config.id)) if config.id else None
     source = _label(record.get(config.source)) if config.source else None
+    text = tokens = conversation = None
     if config.format == "tokens":
-        text, tokens = None, _check_tokens(record.get(config.tokens))
+        tokens = _check_tokens(record.get(config.tokens))
+    elif config.format == "conversations":
+        columns = (config.messages, config.prompt, config.completion)
+        conversation = parse_conversation(record, *columns)
+        _check_text(conversation.text, config.max_document_bytes)
     else:
-        text, tokens = _check_text(record.get(config.text), config.max_document_bytes), None
+        text = _check_text(record.get(config.text), config.max_document_bytes)
     return Document(
         id=own_id or f"{file.stem}#{row}",
         source=source or file.stem,
@@ -136,6 +153,7 @@ def _make_document(
         file_row=row,
         text=text,
         tokens=tokens,
+        conversation=conversation,
         has_own_id=own_id is not None,
     )
 
@@ -151,37 +169,35 @@ def _label(value: object) -> str | None:
 
 def _check_text(value: object, max_bytes: int) -> str:
     if value is None:
-        raise _BadRecordError("null text", "")
+        raise BadRecordError("null text", "")
     try:
         if isinstance(value, str):
             num_bytes, text = len(value.encode()), value
         elif isinstance(value, bytes):
             num_bytes, text = len(value), value.decode()
         else:
-            raise _BadRecordError(
-                f"text is {type(value).__name__}, not a string", excerpt_of(value)
-            )
+            raise BadRecordError(f"text is {type(value).__name__}, not a string", excerpt_of(value))
     except UnicodeError:
-        raise _BadRecordError("invalid UTF-8", excerpt_of(value)) from None
+        raise BadRecordError("invalid UTF-8", excerpt_of(value)) from None
     if not text.strip():
-        raise _BadRecordError("empty text", "")
+        raise BadRecordError("empty text", "")
     if num_bytes > max_bytes:
-        raise _BadRecordError(f"longer than {max_bytes} bytes: {num_bytes}", excerpt_of(text))
+        raise BadRecordError(f"longer than {max_bytes} bytes: {num_bytes}", excerpt_of(text))
     return text
 
 
 def _check_tokens(value: object) -> np.ndarray:
     if value is None:
-        raise _BadRecordError("null tokens", "")
+        raise BadRecordError("null tokens", "")
     tokens = _as_array(value)
     if tokens.ndim == 1 and len(tokens) == 0:
-        raise _BadRecordError("empty tokens", "")
+        raise BadRecordError("empty tokens", "")
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        raise _BadRecordError("tokens are not a list of integers", excerpt_of(value))
+        raise BadRecordError("tokens are not a list of integers", excerpt_of(value))
     if len(tokens) == 1:
-        raise _BadRecordError("a single token, after which nothing is predicted", excerpt_of(value))
+        raise BadRecordError("a single token, after which nothing is predicted", excerpt_of(value))
     if tokens.min() < 0:
-        raise _BadRecordError("negative token", str(tokens.min()))
+        raise BadRecordError("negative token", str(tokens.min()))
     return tokens
 
 

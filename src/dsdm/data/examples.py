@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsdm.data.packing import DOCUMENTS, pack_file
+from dsdm.data.packing import COUNTED, DOCUMENTS, pack_file
 from dsdm.data.rows import ExamplesConfig, Unit
 from dsdm.data.sequences import Row
 from dsdm.data.tokenizer import Tokenizer
@@ -28,6 +28,8 @@ class Shard:
     """All tokens of the shard (uint16 or uint32), memory-mapped."""
     rows: np.ndarray
     """Structured: start, length, document; memory-mapped."""
+    counted: np.ndarray | None
+    """Whether each token's prediction counts, memory-mapped; None: all of a row but its first."""
     num_documents: int
     first_row: int
     first_document: int
@@ -47,7 +49,10 @@ class Shard:
         """The row at `index` of the shard; its tokens are a view into the mapped file."""
         record = self.rows[index]
         start = int(record["start"])
-        return Row(self.tokens[start : start + int(record["length"])])
+        part = slice(start, start + int(record["length"]))
+        if self.counted is None:
+            return Row(self.tokens[part])
+        return Row(self.tokens[part], counted=self.counted[part])
 
     @property
     def first_candidate(self) -> int:
@@ -192,10 +197,13 @@ def _load_shard(folder: Path, first_row: int, first_document: int, unit: Unit) -
         # a plain view, because indexing an np.memmap is several times slower
         tokens = np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray)
         rows = np.load(folder / "rows.npy", mmap_mode="r").view(np.ndarray)
+        counted = None
+        if (folder / COUNTED).is_file():
+            counted = np.load(folder / COUNTED, mmap_mode="r").view(np.ndarray)
         num_documents = pq.read_metadata(folder / "documents.parquet").num_rows
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ArtifactError(f"{folder}: the shard can't be read ({error}). Delete it.") from error
-    return Shard(folder, tokens, rows, num_documents, first_row, first_document, unit)
+    return Shard(folder, tokens, rows, counted, num_documents, first_row, first_document, unit)
 
 
 def _documents(shard: Shard, columns: Sequence[str]) -> pa.Table:

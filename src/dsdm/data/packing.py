@@ -3,6 +3,7 @@
 A shard is a folder of
     tokens.npy         all tokens, documents one after another, each closed by the end-of-text token
     rows.npy           where each row starts, how long it is, which document its first token is from
+    counted.npy        of conversations: whether each token's prediction counts
     documents.parquet  id, source, file, file_row, num_tokens, start
     hashes.npy         sorted hashes of the documents' content: a later shard drops what is here
     id_hashes.npy      sorted hashes of the ids that the pool gave
@@ -14,7 +15,7 @@ each starts. Hashes beyond a million lie in sorted scratch files until the shard
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +27,8 @@ import pyarrow.parquet as pq
 
 from dsdm.artifacts import Draft
 from dsdm.data.arrays import ArrayFile, SeenHashes
+from dsdm.data.conversation_rows import encode_conversations
+from dsdm.data.conversations import BadRecordError
 from dsdm.data.documents import (
     Document,
     PoolConfig,
@@ -37,6 +40,7 @@ from dsdm.data.documents import (
 )
 from dsdm.data.pool import pool_error
 from dsdm.data.rows import ROW, ExamplesConfig, cut_rows
+from dsdm.data.sequences import Row
 from dsdm.data.tokenizer import Tokenizer
 
 DOCUMENTS = pa.schema(
@@ -49,6 +53,7 @@ DOCUMENTS = pa.schema(
         "start": pa.int64(),
     }
 )
+COUNTED = "counted.npy"
 CHUNK_DOCUMENTS = 1024
 CHUNK_CHARACTERS = 2 << 20
 
@@ -67,10 +72,11 @@ def pack_file(
         DataError: the file is damaged, or too large a share of its records is unusable.
     """
     with ExitStack() as stack:
-        shard = _ShardFiles(draft.path, tokenizer, earlier, stack)
+        counts_all = pool_config.format != "conversations"
+        shard = _ShardFiles(draft.path, tokenizer, earlier, config, counts_all, stack)
         for chunk in _chunks(read_documents(file, pool_config, shard.reject)):
             shard.add(chunk)
-    shard.finish(config)
+    shard.finish()
     draft.counts.update(shard.counts)
     _check_rejected(file, pool_config, shard, draft)
 
@@ -81,7 +87,8 @@ def _chunks(documents: Iterator[Document]) -> Iterator[list[Document]]:
     size = 0
     for document in documents:
         chunk.append(document)
-        size += len(document.text or "")
+        spoken = document.conversation
+        size += len(document.text or "") + (len(spoken.text) if spoken else 0)
         if len(chunk) == CHUNK_DOCUMENTS or size >= CHUNK_CHARACTERS:
             yield chunk
             chunk, size = [], 0
@@ -93,10 +100,17 @@ class _ShardFiles:
     """The files of one shard while they are written."""
 
     def __init__(
-        self, folder: Path, tokenizer: Tokenizer, earlier: Sequence[Path], stack: ExitStack
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        earlier: Sequence[Path],
+        config: ExamplesConfig,
+        counts_all: bool,
+        stack: ExitStack,
     ) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
+        self.config = config
         self.starts = array("q")
         self.num_read = 0
         self.reasons: Counter[str] = Counter()
@@ -105,6 +119,9 @@ class _ShardFiles:
         self._ids = _seen(folder, earlier, "id_hashes.npy")
         self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self._tokens = stack.enter_context(ArrayFile(folder / "tokens.npy", self._dtype))
+        self._counted = None
+        if not counts_all:
+            self._counted = stack.enter_context(ArrayFile(folder / COUNTED, np.dtype(bool)))
         self._rejected: TextIO = stack.enter_context(
             (folder / "rejected.jsonl").open("w", encoding="utf-8")
         )
@@ -123,16 +140,18 @@ class _ShardFiles:
         """Appends those `documents` that are new and within the vocabulary."""
         self.num_read = max(self.num_read, documents[-1].file_row + 1)
         documents = self._without_repeats(self._with_valid_tokens(documents))
-        if documents:
-            self._append(documents, self._encode(documents))
+        encoded = [] if not documents else self._encode(documents)
+        pairs = list(self._with_rows(zip(documents, encoded, strict=True)))
+        if pairs:
+            self._append([document for document, _ in pairs], [row for _, row in pairs])
 
-    def finish(self, config: ExamplesConfig) -> None:
+    def finish(self) -> None:
         """Writes the rows and hashes, once all documents are in."""
         self._contents.save()
         self._ids.save()
         starts = np.frombuffer(self.starts, np.int64)
         with ArrayFile(self.folder / "rows.npy", ROW) as rows:
-            for block in cut_rows(starts, self.counts["tokens"], config):
+            for block in cut_rows(starts, self.counts["tokens"], self.config):
                 rows.append(block)
         self.counts["rows"] = rows.length
 
@@ -171,17 +190,34 @@ class _ShardFiles:
     def _reject(self, document: Document, reason: str, excerpt: str) -> None:
         self.reject(Rejected(document.file, document.file_row, reason, excerpt))
 
-    def _encode(self, documents: Sequence[Document]) -> list[np.ndarray]:
-        """Tokens of each document: text is closed by the end-of-text token, tokens stay as is."""
+    def _encode(self, documents: Sequence[Document]) -> list[Row | BadRecordError]:
+        """Each document's tokens: text is closed by the end-of-text token, tokens stay as is."""
+        spoken = [d.conversation for d in documents if d.conversation is not None]
+        if spoken:
+            return encode_conversations(spoken, self.tokenizer, self.config.row_tokens)
         texts = [document.text for document in documents if document.text is not None]
         encoded = iter(self.tokenizer.encode_batch(texts))
         eos = np.array([self.tokenizer.eos])
         return [
-            np.concatenate([next(encoded), eos]) if document.tokens is None else document.tokens
-            for document in documents
+            Row(np.concatenate([next(encoded), eos]) if d.tokens is None else d.tokens)
+            for d in documents
         ]
 
-    def _append(self, documents: Sequence[Document], encoded: Sequence[np.ndarray]) -> None:
+    def _with_rows(
+        self, encoded: Iterable[tuple[Document, Row | BadRecordError]]
+    ) -> Iterator[tuple[Document, Row]]:
+        """The documents that could be encoded; the others are rejected."""
+        for document, row in encoded:
+            if isinstance(row, Row):
+                yield document, row
+            else:
+                self._reject(document, *row.args)
+
+    def _append(self, documents: Sequence[Document], rows: Sequence[Row]) -> None:
+        encoded = [row.tokens for row in rows]
+        counted = [row.counted for row in rows if row.counted is not None]
+        if self._counted is not None:
+            self._counted.append(np.concatenate(counted))
         lengths = np.array([len(tokens) for tokens in encoded])
         ends = self.counts["tokens"] + np.cumsum(lengths)
         starts = ends - lengths

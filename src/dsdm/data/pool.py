@@ -31,16 +31,28 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 class PoolConfig(Config, frozen=True):
     """The candidates to choose from."""
 
+    LATER = frozenset({"messages", "prompt", "completion"})
+
     files: list[str]
     """Paths, globs, folders and fsspec URLs (s3://...), or `hf:ID[:CONFIG][:SPLIT]` for a data set
     of the Hugging Face hub."""
-    format: Literal["auto", "parquet", "jsonl", "text", "dataset", "tokens"] = "auto"
+    format: Literal["auto", "parquet", "jsonl", "text", "dataset", "tokens", "conversations"] = (
+        "auto"
+    )
     """`auto` goes by the file's name. `dataset` is a folder of `datasets.save_to_disk`; `tokens` is
-    a file of rows that are tokenized already."""
+    a file of rows that are tokenized already; `conversations` is a file of chats, or of prompts
+    with completions."""
     text: str = "text"
     """Column that holds the text."""
     tokens: str = "tokens"
     """Column that holds lists of token ids, where the format is `tokens`."""
+    messages: str = "messages"
+    """Column that holds a chat, where the format is `conversations`: a list of `role`, `content`.
+    Every turn of the `assistant` is learned."""
+    prompt: str = "prompt"
+    """Column that holds what comes before the completion, where there is no chat."""
+    completion: str = "completion"
+    """Column that holds the text that is learned, where there is no chat."""
     id: str | None = "id"
     """Column that holds the id; where there is none, the id is the file's name and row."""
     source: str | None = "source"
@@ -203,7 +215,7 @@ def _container(path: str, format: str) -> Container:
         return "arrow"
     if format in ("parquet", "jsonl", "text"):
         return format  # type: ignore[return-value]  # mypy does not narrow a str by `in`
-    if by_name is None or (format == "tokens" and by_name == "text"):
+    if by_name is None or (format in ("tokens", "conversations") and by_name == "text"):
         raise pool_error(
             f"{path}: unknown format `{PurePosixPath(path).suffix}`. Known are "
             f"{', '.join(SUFFIXES)}, plain or with {', '.join(COMPRESSIONS)}; "

@@ -88,12 +88,27 @@ def excerpt_of(value: object) -> str:
     return str(value)[:EXCERPT]
 
 
-def missing_column(file: PoolFile, name: str, columns: Iterable[str]) -> DataError:
-    """The error for a column that `file` does not have."""
+def first_columns(file: PoolFile, config: PoolConfig) -> list[str]:
+    """Names of the columns of a table, or of the first object of a JSONL file; none: it has none.
+
+    Raises:
+        DataError: the file is damaged or can't be opened.
+    """
+    if file.format not in ("jsonl", "text"):
+        with read_errors(file):
+            return column_names(file)
+    records = (record for _, _, record in read_parsed_lines(file, config))
+    return next((list(record) for record in records if isinstance(record, dict)), [])
+
+
+def missing_column(file: PoolFile, name: str, columns: Iterable[str], other: str = "") -> DataError:
+    """The error for a column that `file` does not have; `other` says what else it lacks."""
     seen = ", ".join(f"`{column}`" for column in columns) or "no columns"
+    named = "`pool.text`, `pool.tokens`, `pool.id` and `pool.source`"
+    if other:
+        named = "`pool.messages`, or `pool.prompt` and `pool.completion`"
     return pool_error(
-        f"{file.url}: has no column `{name}`; it has {seen}. "
-        "Name the right ones in `pool.text`, `pool.tokens`, `pool.id` and `pool.source`."
+        f"{file.url}: has no column `{name}`{other}; it has {seen}. Name the right ones in {named}."
     )
 
 

@@ -20,7 +20,8 @@ class ExamplesConfig(Config, frozen=True):
     unit: Unit = "document"
     """What is scored and selected: whole documents, or rows of exactly `row_tokens` tokens."""
     row_tokens: Annotated[int, msgspec.Meta(ge=4)] = 256
-    """Longest row, in tokens; a longer document is several rows."""
+    """Longest row, in tokens; a longer document is several rows, a longer conversation is
+    rejected."""
 
 
 def cut_rows(starts: np.ndarray, total: int, config: ExamplesConfig) -> Iterator[np.ndarray]:

@@ -14,6 +14,15 @@ class Row:
     """Token ids, any integer type, shape (length,)."""
     answer_start: int = 1
     """Position of the first token whose prediction counts; the first token has no prediction."""
+    counted: np.ndarray | None = None
+    """Which predictions count, bool, shape (length,); None: all from `answer_start` on."""
+
+    @property
+    def is_counted(self) -> np.ndarray:
+        """Which tokens' predictions count, bool, shape (length,)."""
+        if self.counted is not None:
+            return self.counted
+        return np.arange(len(self.tokens)) >= max(self.answer_start, 1)
 
 
 @runtime_checkable

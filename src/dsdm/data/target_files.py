@@ -1,5 +1,6 @@
 """Reading target examples from JSONL and plain text files."""
 
+import dataclasses
 import glob
 import io
 import json
@@ -14,11 +15,18 @@ from typing import Any, TypeVar
 import fsspec
 
 from dsdm.config import without_secrets
+from dsdm.data.conversations import (
+    ASSISTANT,
+    BadRecordError,
+    Conversation,
+    Message,
+    parse_conversation,
+)
 from dsdm.errors import DataError, DsdmError
 
 _SHAPES = (
     "context + continuation, context + answer, query + choices + gold, "
-    "or context_options + continuation + gold"
+    "context_options + continuation + gold, messages, or prompt + completion"
 )
 MAX_LINE_BYTES = 10_000_000
 """A longer line is no example, but what a small compressed file can unpack to."""
@@ -39,6 +47,8 @@ class TargetExample:
     """File and line, or task and document, for messages."""
     group: str
     """Examples of one group stay in one part of the split."""
+    chat: tuple[Message, ...] = ()
+    """The same as a chat that ends with the answer, where a chat template is to be applied."""
 
 
 def read_jsonl_examples(path: str, delimiter: str, group: str | None) -> Iterator[TargetExample]:
@@ -53,6 +63,8 @@ def read_jsonl_examples(path: str, delimiter: str, group: str | None) -> Iterato
         number, line = numbered
         where = f"{without_secrets(path)}:{number}"
         record = _parse_line(line, where)
+        if "messages" in record or {"prompt", "completion"} <= record.keys():
+            return _spoken(record, group, where)
         context, answer = _gold_pair(record, where)
         answer = join_answer(context, answer, delimiter, where)
         return TargetExample(
@@ -167,6 +179,37 @@ def _gold_pair(record: Mapping[str, Any], where: str) -> tuple[str, str]:
         if {"context", answer} <= record.keys():
             return _text(record, "context", where), _text(record, answer, where)
     raise DataError(f"{where}: has columns {sorted(record)}; a target needs {_SHAPES}.")
+
+
+def as_chat(example: TargetExample) -> TargetExample:
+    """The example as a user's message and the assistant's, where it is no chat yet."""
+    if example.chat:
+        return example
+    turns = (Message("user", example.context.strip()), Message(ASSISTANT, example.answer.strip()))
+    return dataclasses.replace(example, chat=turns)
+
+
+def _spoken(record: Mapping[str, Any], group: str | None, where: str) -> TargetExample:
+    """A conversation whose last message is the answer."""
+    try:
+        found = parse_conversation(record, "messages", "prompt", "completion")
+    except BadRecordError as bad:
+        raise DataError(f"{where}: {bad.args[0]} ({bad.args[1]!r:.60}).") from bad
+    context, answer = _context_and_answer(found, where)
+    return TargetExample(
+        context, answer, where, group_of(record, group, context + answer, where), found.messages
+    )
+
+
+def _context_and_answer(found: Conversation, where: str) -> tuple[str, str]:
+    if not found.messages:
+        return found.prompt, found.completion
+    *before, last = found.messages
+    if last.role != ASSISTANT:
+        raise DataError(
+            f"{where}: the last message is of the {last.role!r}; a target's is the assistant's."
+        )
+    return "".join(message.content + "\n" for message in before), last.content
 
 
 def _text(record: Mapping[str, Any], column: str, where: str) -> str:

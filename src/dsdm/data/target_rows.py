@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dsdm.data.conversation_rows import encode_chat
+from dsdm.data.conversations import BadRecordError, Conversation
 from dsdm.data.target_files import TargetExample, collect
 from dsdm.errors import DataError
 
@@ -63,6 +65,13 @@ def encode_pairs(
     examples: Sequence[TargetExample], tokenizer: "Tokenizer"
 ) -> list[tuple[np.ndarray, int]]:
     """Tokens of context and answer together, and the position of the answer's first token."""
+    plain = iter(_encode_plain([example for example in examples if not example.chat], tokenizer))
+    return [_encode_chat(one, tokenizer) if one.chat else next(plain) for one in examples]
+
+
+def _encode_plain(
+    examples: Sequence[TargetExample], tokenizer: "Tokenizer"
+) -> list[tuple[np.ndarray, int]]:
     # Context and answer are encoded as one text, and the context alone only to find where the
     # answer starts, as lm-eval's `_encode_pair` does: tokens of the two parts glued together
     # occur neither in training nor in lm-eval's scores. Byte-pair tokens carry their space in
@@ -76,6 +85,15 @@ def encode_pairs(
         else (np.concatenate([np.array([tokenizer.eos], whole.dtype), whole]), 1)
         for prompt, whole in zip(prompts, wholes, strict=True)
     ]
+
+
+def _encode_chat(example: TargetExample, tokenizer: "Tokenizer") -> tuple[np.ndarray, int]:
+    """Of a chat the last message alone is the answer."""
+    try:
+        row = encode_chat(Conversation(example.chat, len(example.chat) - 1), tokenizer)
+    except BadRecordError as bad:
+        raise DataError(f"{example.where}: {bad.args[0]} ({bad.args[1]!r:.60}).") from bad
+    return row.tokens, row.answer_start
 
 
 def _fit_row(

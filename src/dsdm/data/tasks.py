@@ -16,7 +16,7 @@ from dsdm.artifacts import Draft
 from dsdm.config import Config
 from dsdm.data.harness import read_task_examples
 from dsdm.data.sequences import Row
-from dsdm.data.target_files import read_jsonl_examples, read_texts
+from dsdm.data.target_files import as_chat, read_jsonl_examples, read_texts
 from dsdm.data.target_rows import EncodedExample, cut_texts, encode_examples
 from dsdm.errors import ArtifactError, DataError
 
@@ -31,11 +31,14 @@ EXAMPLES = "examples.jsonl"
 class TargetConfig(Config, frozen=True):
     """One target. Exactly one of `file`, `text` and `task` says where its examples are."""
 
+    LATER = frozenset({"chat"})
+
     name: str
     """What the target is called in folders, tables and plots."""
     file: str | None = None
-    """A JSONL file of context/continuation, context/answer, query/choices/gold or
-    context_options/continuation/gold. Losses are those of the gold answer's tokens."""
+    """A JSONL file of context/continuation, context/answer, query/choices/gold,
+    context_options/continuation/gold, messages or prompt/completion. Losses are those of the gold
+    answer's tokens; of messages, the last one's."""
     text: str | None = None
     """A plain text file, a glob or a folder of them. Every token counts."""
     task: str | None = None
@@ -57,6 +60,9 @@ class TargetConfig(Config, frozen=True):
     """Decides which example falls in which part."""
     delimiter: str = " "
     """Put between context and answer where the file has no whitespace there."""
+    chat: bool = False
+    """Give the context as a user's message and the answer as the assistant's, in the tokenizer's
+    chat template. `messages` are given so in any case."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
@@ -69,6 +75,8 @@ class TargetConfig(Config, frozen=True):
             raise ValueError("`report_file` is for a target with `file` or `text`")
         if self.text is not None and self.group is not None:
             raise ValueError("`group` is for a target with `file` or `task`")
+        if self.text is not None and self.chat:
+            raise ValueError("`chat` is for a target with `file` or `task`")
         if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-6:
             raise ValueError(f"`split` {self.split} must be three shares above 0 that add to 1")
         if self.fewshot < 0 or self.weight < 0 or (self.limit is not None and self.limit < 1):
@@ -176,6 +184,8 @@ def _read_encoded(
         examples = read_task_examples(place, config.fewshot, config.seed, config.group)
     else:
         examples = read_jsonl_examples(place, config.delimiter, config.group)
+    if config.chat:
+        examples = map(as_chat, examples)
     return encode_examples(list(examples), tokenizer, row_tokens)
 
 

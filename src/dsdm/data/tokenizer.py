@@ -1,8 +1,10 @@
 """Text to token ids and back."""
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +14,12 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from dsdm.config import Config
+from dsdm.data.chat import ChatTemplate
 from dsdm.errors import ModelError
 
 END = "<|endoftext|>"
+GGUF = ".gguf"
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 KNOWN_ENDS = (END, "<|end_of_text|>", "</s>", "<eos>")
 
 
@@ -22,7 +27,8 @@ class TokenizerConfig(Config, frozen=True):
     """The tokenizer, given or trained on the pool."""
 
     path: str | None = None
-    """Hugging Face id, folder or tokenizer.json. None: train a byte-level BPE on the pool."""
+    """Hugging Face id, folder, tokenizer.json or .gguf file. None: the tokenizer of a pretrained
+    `model.path`, else a byte-level BPE that is trained on the pool."""
     vocab_size: Annotated[int, msgspec.Meta(ge=257)] = 4096
     """Size of the vocabulary that is trained."""
     sample_bytes: Annotated[int, msgspec.Meta(ge=1)] = 50_000_000
@@ -38,6 +44,46 @@ class Tokenizer:
     """Id of the token that ends a document."""
     vocab_size: int
     """One more than the largest id."""
+    chat_template: str | None = None
+    """Jinja source of the template that a chat model's conversations are written in."""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    """Such as `bos_token`, for the chat template."""
+
+    @property
+    def chat(self) -> ChatTemplate:
+        """How a chat becomes text.
+
+        Raises:
+            ModelError: the tokenizer has no chat template.
+        """
+        if self.chat_template is None:
+            raise ModelError(
+                "The tokenizer has no chat template, which turns `messages` into text. Give its "
+                "folder a chat_template.jinja, take the tokenizer of a chat model "
+                "(`tokenizer.path`), or give `prompt` and `completion` as text instead."
+            )
+        return ChatTemplate(self.chat_template, self.special_tokens)
+
+    @cached_property
+    def marks(self) -> list[str]:
+        """The special tokens as text."""
+        added = self.backend.get_added_tokens_decoder().values()
+        return [token.content for token in added if token.special]
+
+    def encode_marked(self, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Token ids (int32) of a text whose special tokens are meant, and their characters.
+
+        The characters of each token are from its start up to its end, both int64.
+        """
+        encoding = self._reading_marks.encode(text, add_special_tokens=False)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        return np.array(encoding.ids, np.int32), offsets[:, 0], offsets[:, 1]
+
+    @cached_property
+    def _reading_marks(self) -> tokenizers.Tokenizer:
+        copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        copy.encode_special_tokens = False
+        return copy
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids (int32) of each text, no special token among them."""
@@ -54,8 +100,12 @@ class Tokenizer:
         from transformers import PreTrainedTokenizerFast
 
         eos = self.backend.id_to_token(self.eos)
+        # Of special tokens only a chat template makes use.
+        chat = {} if self.chat_template is None else dict(self.special_tokens)
         PreTrainedTokenizerFast(
-            tokenizer_object=self.backend, eos_token=eos, pad_token=eos
+            tokenizer_object=self.backend,
+            **(chat | {"eos_token": eos, "pad_token": eos}),
+            **({} if self.chat_template is None else {"chat_template": self.chat_template}),
         ).save_pretrained(folder)
 
 
@@ -68,6 +118,8 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterator[str]) -> Tokenizer:
     if config.path is None:
         return _train(config, texts)
     path = Path(config.path)
+    if path.suffix == GGUF:
+        return _from_hub(config.path)
     if path.is_file():
         return _wrap(_from_file(path), None, config.path)
     if (path / "tokenizer.json").is_file() and (path / "tokenizer_config.json").is_file():
@@ -85,9 +137,25 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         about = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/tokenizer_config.json: cannot be read ({error}).") from error
-    eos = about.get("eos_token")
-    eos = eos["content"] if isinstance(eos, dict) else eos
-    return _wrap(_from_file(folder / "tokenizer.json"), eos, str(folder))
+    special = {n: _token_text(v) for n, v in about.items() if n in SPECIAL_TOKENS and v is not None}
+    wrapped = _wrap(_from_file(folder / "tokenizer.json"), special.get("eos_token"), str(folder))
+    template = _chat_template(folder, about)
+    return dataclasses.replace(wrapped, chat_template=template, special_tokens=special)
+
+
+def _chat_template(folder: Path, about: dict[str, Any]) -> str | None:
+    """The chat template beside a tokenizer, in either of the places where transformers looks."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    named = about.get("chat_template")
+    if isinstance(named, list):  # several, of which one is called `default`
+        named = {one.get("name"): one.get("template") for one in named}.get("default")
+    return named
+
+
+def _token_text(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _from_file(path: Path) -> tokenizers.Tokenizer:
@@ -101,7 +169,9 @@ def _from_hub(name: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        loaded: Any = AutoTokenizer.from_pretrained(
+            **pretrained_place(name), trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"{name}: no tokenizer of that name or path could be loaded ({error}). "
@@ -110,7 +180,22 @@ def _from_hub(name: str) -> Tokenizer:
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"{name}: has no fast tokenizer (tokenizer.json), which dsdm needs.")
-    return _wrap(backend, loaded.eos_token, name)
+    template = loaded.chat_template
+    return dataclasses.replace(
+        _wrap(backend, loaded.eos_token, name),
+        chat_template=template.get("default") if isinstance(template, dict) else template,
+        special_tokens={
+            n: str(t) for n, t in loaded.special_tokens_map.items() if isinstance(t, str)
+        },
+    )
+
+
+def pretrained_place(name: str) -> dict[str, str]:
+    """What `from_pretrained` takes for a hub id, a folder, or a .gguf file."""
+    path = Path(name)
+    if path.suffix != GGUF:
+        return {"pretrained_model_name_or_path": name}
+    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
 
 
 def _train(config: TokenizerConfig, texts: Iterator[str]) -> Tokenizer:

@@ -58,7 +58,7 @@ def bits_per_byte(
 
 
 def predicted_bytes(rows: Rows, tokenizer: Tokenizer) -> Int[np.ndarray, " rows"]:
-    """UTF-8 bytes of the tokens of each row that are predicted: all but the first.
+    """UTF-8 bytes of the tokens of each row whose prediction counts.
 
     Counted token by token, so that a character that two rows share is split as its bytes are.
 
@@ -69,7 +69,7 @@ def predicted_bytes(rows: Rows, tokenizer: Tokenizer) -> Int[np.ndarray, " rows"
     counts = np.zeros(len(rows.lengths), np.int64)
     for index in range(len(counts)):
         row = rows.row(index)
-        counts[index] = sizes[row.tokens[max(row.answer_start, 1) :]].sum()
+        counts[index] = sizes[row.tokens[row.is_counted]].sum()
     return counts
 
 

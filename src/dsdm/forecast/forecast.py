@@ -90,7 +90,7 @@ def _measure(run: Run) -> Measured:
     experiment = run.experiment
     pool = read_pool_sample(run)
     vocab_size = pool.tokenizer.vocab_size
-    if experiment.tokenizer.path is None:
+    if experiment.own_tokenizer.path is None:
         # The sample may hold too little text for all entries.
         vocab_size = max(vocab_size, experiment.tokenizer.vocab_size)
 

@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
 from dsdm.config import parse_config
+from dsdm.data.conversation_rows import encode_conversations
 from dsdm.data.documents import Document, PoolConfig, PoolFile, read_documents
 from dsdm.data.pool import pool_error
 from dsdm.data.readers import checked, read_batches, read_errors, read_parsed_lines
 from dsdm.data.rows import cut_rows
+from dsdm.data.sequences import Row
 from dsdm.data.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 from dsdm.pipeline.data_stages import examples_work, tokenizer_work
 from dsdm.pipeline.run import Run
@@ -72,14 +74,14 @@ def read_pool_sample(run: Run) -> PoolSample:
     documents = [document for sample in samples for document in sample.documents]
     if not documents:
         raise pool_error(f"{files[0].url}: no usable document at its start. Look into the pool.")
-    texts = [document.text for document in documents if document.text is not None]
+    texts = [text for text in map(_text_of, documents) if text]
     size = sum(len(text.encode()) for text in texts)
 
     start = time.monotonic()
     tokenizer = _tokenizer(run, texts)
     tokenizer_seconds = time.monotonic() - start
     start = time.monotonic()
-    lengths = _token_counts(documents, tokenizer)
+    lengths = _token_counts(documents, tokenizer, run.experiment.examples.row_tokens)
     seconds = read_seconds + time.monotonic() - start
 
     growth = _growth(samples, files)
@@ -111,10 +113,15 @@ def _read_start(file: PoolFile, config: PoolConfig, num_files: int) -> _FileSamp
     documents: list[Document] = []
     for document in read_documents(file, config, reject=lambda rejected: None):
         documents.append(document)
-        size += len(document.text or "") or 4 * len(_tokens_of(document))
+        size += len(_text_of(document)) or 4 * len(_tokens_of(document))
         if size > SAMPLE_BYTES / num_files or time.monotonic() > end:
             return _FileSample(file, documents, _share_read(file, config, document.file_row + 1))
     return _FileSample(file, documents, 1.0)
+
+
+def _text_of(document: Document) -> str:
+    """What is written or said in a document; nothing where it is tokens."""
+    return document.conversation.text if document.conversation else document.text or ""
 
 
 def _tokens_of(document: Document) -> np.ndarray:
@@ -168,14 +175,18 @@ def _tokenizer(run: Run, texts: list[str]) -> Tokenizer:
     (work,) = tokenizer_work(run)
     if work.state()[0] == "done":
         return run.tokenizer
-    config = run.experiment.tokenizer
+    config = run.experiment.own_tokenizer
     small = {"vocab_size": config.vocab_size, "sample_bytes": SAMPLE_BYTES}
     return make_tokenizer(
         parse_config({"path": config.path} | small, TokenizerConfig, "tokenizer"), iter(texts)
     )
 
 
-def _token_counts(documents: list[Document], tokenizer: Tokenizer) -> np.ndarray:
+def _token_counts(documents: list[Document], tokenizer: Tokenizer, row_tokens: int) -> np.ndarray:
+    spoken = [d.conversation for d in documents if d.conversation is not None]
+    if spoken:
+        rows = encode_conversations(spoken, tokenizer, row_tokens)
+        return np.array([len(row.tokens) for row in rows if isinstance(row, Row)])
     encoded = tokenizer.encode_batch([d.text for d in documents if d.text is not None])
     if encoded:
         return np.array([len(tokens) + 1 for tokens in encoded])

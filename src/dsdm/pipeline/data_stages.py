@@ -7,6 +7,7 @@ import numpy as np
 
 from dsdm.artifacts import Draft
 from dsdm.config import as_dict
+from dsdm.data.contents import model_fingerprint
 from dsdm.data.documents import read_sample
 from dsdm.data.overlap import count_overlap
 from dsdm.data.packing import pack_file
@@ -19,8 +20,10 @@ from dsdm.pipeline.work import Advance, Work, fingerprints, progress
 def tokenizer_work(run: Run) -> Iterator[Work]:
     """The tokenizer: the given one, or one trained on the pool."""
     path = run.data_folder / "tokenizer"
-    config = run.experiment.tokenizer
-    inputs = {} if config.path is None else {"tokenizer files": run.contents[(config.path,)]}
+    given, config = run.experiment.tokenizer, run.experiment.own_tokenizer
+    inputs = {} if given.path is None else {"tokenizer files": run.contents[(given.path,)]}
+    if given.path is None and config.path is not None:
+        inputs = {"tokenizer files": model_fingerprint(config.path)}
     yield Work("tokenizer", path, config, inputs, partial(_make_tokenizer, run))
 
 
@@ -60,7 +63,7 @@ def overlap_work(run: Run) -> Iterator[Work]:
 
 
 def _make_tokenizer(run: Run, draft: Draft) -> None:
-    config = run.experiment.tokenizer
+    config = run.experiment.own_tokenizer
     first = [shard.file for shard in run.shards if shard.is_first]
     sample = read_sample(first, run.experiment.pool, config.sample_bytes)
     tokenizer = make_tokenizer(config, (d.text for d in sample if d.text is not None))

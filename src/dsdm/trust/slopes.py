@@ -48,7 +48,7 @@ def target_slopes(
     whole = row_slopes(model, [direction], WholeRows(examples), asked.output, config)[:, 0]
     rows = [examples.row(i) for i in range(len(examples.lengths))]
     predicted = np.array([len(row.tokens) - 1 for row in rows])
-    answered = np.array([len(row.tokens) - max(row.answer_start, 1) for row in rows])
+    answered = np.array([int(row.is_counted.sum()) for row in rows])
     in_answers, in_whole = answers * answered, whole * predicted
     total = in_answers + asked.context_weight * (in_whole - in_answers)
     return np.asarray(total / (answered + asked.context_weight * (predicted - answered)))
