@@ -73,13 +73,19 @@ def layers_named(model: PreTrainedModel, names: Collection[str]) -> list[Layer]:
 def linear_layers(model: PreTrainedModel) -> list[Layer]:
     """The `nn.Linear` and `Conv1D` layers of the model's body, tied ones as one layer.
 
+    Of a model with adapters theirs alone: the others' weights are fixed and need no gradient.
+
     Raises:
         ModelError: there is none, or two tied weights have different biases.
     """
     names = {id(p): name for name, p in model.named_parameters()}
     users: dict[str, list[nn.Module]] = {}
     for module in model.base_model.modules():
-        if isinstance(module, nn.Linear | Conv1D) and module is not model.get_output_embeddings():
+        if (
+            isinstance(module, nn.Linear | Conv1D)
+            and module is not model.get_output_embeddings()
+            and module.weight.requires_grad
+        ):
             users.setdefault(names[id(module.weight)], []).append(module)
     if not users:
         raise ModelError(f"model {type(model).__name__}: has no linear layer to attribute to.")
@@ -87,9 +93,14 @@ def linear_layers(model: PreTrainedModel) -> list[Layer]:
 
 
 def tables(model: PreTrainedModel) -> list[Layer]:
-    """The embeddings and the output layer; one table where they are tied."""
+    """The embeddings and the output layer; one table where they are tied.
+
+    None of a model with adapters, whose own weights are fixed.
+    """
     names = {id(p): name for name, p in model.named_parameters()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not embedding.weight.requires_grad:
+        return []
     modules: tuple[nn.Module, ...] = (embedding, head)
     if embedding.weight is head.weight:
         return [_table(modules, head.bias, names)]

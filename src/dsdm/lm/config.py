@@ -1,6 +1,8 @@
 """Settings of models and training, apart from torch so that the command line starts at once."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from dsdm.config import Config, as_dict
 
@@ -8,15 +10,41 @@ Output = Literal["margin", "loglik"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+class LoraConfig(Config):
+    """Low-rank adapters beside a pretrained model's weights, which stay as they are."""
+
+    rank: Annotated[int, msgspec.Meta(ge=1)] = 8
+    """Width of each adapter."""
+    alpha: Annotated[float, msgspec.Meta(gt=0)] = 16.0
+    """What adapters add is scaled by `alpha / rank`."""
+    layers: tuple[str, ...] = ()
+    """Names of the linear layers that get one, such as q_proj; none: all but the output layer."""
+
+
 class ModelConfig(Config):
     """The model that is trained: a `transformers` causal language model."""
 
+    LATER = frozenset({"lora"})
+
     path: str | None = None
-    """Folder or hub id of a model. Give this or `config`."""
+    """Folder or hub id of a model, or a .gguf file, whose weights are dequantised. Give this or
+    `config`."""
     config: dict[str, Any] | None = None
     """Fields of a `transformers` config, `model_type` among them; starts from random weights."""
     pretrained: bool = True
     """Whether a model given by `path` keeps its weights or starts from random ones."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of the pretrained weights (needs `peft`); None: don't."""
+
+    def __post_init__(self) -> None:
+        """Refuses adapters for a model that has learned nothing."""
+        if self.lora is not None and not self.starts_pretrained:
+            raise ValueError("`lora` is for a pretrained model: give it by `path`")
+
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether training goes on from weights that are given."""
+        return self.path is not None and self.pretrained
 
 
 class TrainConfig(Config):

@@ -1,6 +1,7 @@
 """Causal language models from a config, a folder or a hub id."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from dsdm.data.batches import Batch
+from dsdm.data.tokenizer import GGUF, pretrained_place
 from dsdm.errors import ArtifactError, ModelError, NumericalError
 from dsdm.lm import outputs
+from dsdm.lm.adapters import add_adapters, base_of, has_adapters, load_adapters, save_adapters
 from dsdm.lm.config import ModelConfig, Precision
 
 CPU = torch.device("cpu")
@@ -31,11 +34,8 @@ def load_model(
     if (config.path is None) == (config.config is None):
         raise ModelError("model: give either `path` or `config`, not both and not neither.")
     torch.manual_seed(seed)
-    try:
+    with _load_errors(config.path or config.config):
         model = _load(config, vocab_size, eos)
-    except Exception as error:  # what transformers, its hub and safetensors raise has no base
-        what = config.path or config.config
-        raise ModelError(f"model {what}: cannot be made: {error}") from error
     rows = len(_weight(model.get_input_embeddings()))
     if rows < vocab_size:
         raise ModelError(
@@ -45,13 +45,22 @@ def load_model(
     _turn_off_dropout(model)
     check_finite(model)
     _check_head(model)
+    if config.lora is not None:
+        assert config.path is not None
+        add_adapters(model, config.lora, config.path, seed)
     nn.Module.to(model, device)
     return model
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Writes config and safetensors weights, as `load_saved` and `transformers` read them."""
-    model.save_pretrained(folder)
+    """Writes config and safetensors weights, as `load_saved` and `transformers` read them.
+
+    Of a model with adapters these alone, as `peft` reads them.
+    """
+    if has_adapters(model):
+        save_adapters(model, folder)
+    else:
+        model.save_pretrained(folder)
 
 
 def load_saved(folder: Path, device: torch.device = CPU) -> PreTrainedModel:
@@ -59,7 +68,14 @@ def load_saved(folder: Path, device: torch.device = CPU) -> PreTrainedModel:
 
     Raises:
         ArtifactError: the folder is missing or holds no such model.
+        ModelError: the base of its adapters can't be loaded.
     """
+    base = base_of(folder)
+    if base is not None:
+        with _load_errors(base):
+            adapted = load_pretrained(base)
+        load_adapters(adapted, folder)
+        return _ready(adapted, device)
     # transformers would take a folder that is not there for a name on its hub.
     if not (folder / "config.json").is_file():
         raise ArtifactError(
@@ -79,10 +95,32 @@ def load_saved(folder: Path, device: torch.device = CPU) -> PreTrainedModel:
             f"{folder}: is no saved model that can be loaded ({error}). Delete this folder and run "
             "what makes it again."
         ) from error
-    _turn_off_dropout(model)
-    nn.Module.to(model, device)
-    model.eval()
+    return _ready(model, device)
+
+
+def load_pretrained(place: str) -> PreTrainedModel:
+    """The model of a folder, a hub id or a .gguf file, whose weights are dequantised, in fp32."""
+    is_local = Path(place).exists()
+    if Path(place).suffix == GGUF and not is_local:
+        raise ValueError("there is no such file")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        **pretrained_place(place),
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=is_local,
+        trust_remote_code=False,
+    )
+    if Path(place).suffix == GGUF:
+        # Its weights are no longer quantised, and are saved as any others.
+        vars(model).update(hf_quantizer=None, is_quantized=False)
+        del model.config.quantization_config
     return model
+
+
+def training_passes(model: PreTrainedModel) -> float:
+    """What training costs in forward passes: weights without a gradient spare a third."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return 2 + trained / sum(p.numel() for p in model.parameters())
 
 
 def check_row_length(model: PreTrainedModel, row_tokens: int) -> None:
@@ -143,14 +181,28 @@ def flops_per_token(model: PreTrainedModel, seq: int) -> float:
     return float(2 * matrices + attention)
 
 
+@contextlib.contextmanager
+def _load_errors(what: object) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # what transformers, its hub and safetensors raise has no base
+        raise ModelError(f"model {what}: cannot be made: {error}") from error
+
+
+def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    _turn_off_dropout(model)
+    nn.Module.to(model, device)
+    model.eval()
+    return model
+
+
 def _load(config: ModelConfig, vocab_size: int, eos: int) -> PreTrainedModel:
     if config.path is not None and config.pretrained:
-        pretrained: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            config.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-        return pretrained
+        return load_pretrained(config.path)
     if config.path is not None:
-        model_config = AutoConfig.from_pretrained(config.path, trust_remote_code=False)
+        model_config = AutoConfig.from_pretrained(
+            **pretrained_place(config.path), trust_remote_code=False
+        )
     else:
         fields = dict(config.config or {})
         defaults = {"vocab_size": vocab_size, "bos_token_id": eos, "eos_token_id": eos}

@@ -27,7 +27,7 @@ from dsdm.config import differences
 from dsdm.data.batches import IGNORED, Batch, Rows, collate, plan_batches
 from dsdm.errors import ArtifactError, NumericalError
 from dsdm.lm.config import TrainConfig, training_content
-from dsdm.lm.model import autocast, check_finite, flops_per_token
+from dsdm.lm.model import autocast, check_finite, flops_per_token, training_passes
 from dsdm.lm.outputs import summed_loglik
 
 
@@ -91,7 +91,8 @@ def train(
         advance(trainer.take_step())
     model.eval()
     check_finite(model)
-    flops = 3 * trainer.tokens * flops_per_token(model, int(rows.lengths[order].max()))
+    passes = training_passes(model)
+    flops = passes * trainer.tokens * flops_per_token(model, int(rows.lengths[order].max()))
     return TrainResult(trainer.step, trainer.tokens, flops, trainer.seconds_before, trainer.metrics)
 
 
@@ -173,10 +174,14 @@ class _Trainer:
         lr = self.optimizer.param_groups[0]["lr"]
         self.metrics.append({"step": self.step, "tokens": self.tokens, "loss": loss, "lr": lr})
 
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        """The parameters that training moves, by name."""
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
     def save(self) -> None:
         """Writes a checkpoint; the one before is replaced only once this one is whole."""
         with writing(self.checkpoint, config=self.content, inputs=self.inputs) as draft:
-            weights = {name: p.detach() for name, p in self.model.named_parameters()}
+            weights = {name: p.detach() for name, p in self._trained()}
             save_file(
                 {k: v.contiguous() for k, v in weights.items()}, draft.path / "weights.safetensors"
             )
@@ -202,7 +207,7 @@ class _Trainer:
         check_contents(self.checkpoint)
         weights = load_file(self.checkpoint / "weights.safetensors")
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self._trained():
                 parameter.copy_(weights[name])
         _load_optimizer(self.optimizer, load_file(self.checkpoint / "optimizer.safetensors"))
         progress: dict[str, Any] = json.loads((self.checkpoint / "progress.json").read_text())

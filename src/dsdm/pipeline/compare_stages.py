@@ -88,6 +88,7 @@ def _training(run: Run, arm: Arm, seed: int, train: TrainConfig) -> Work:
     path = run.compare_folder / "models" / f"{arm.name}-{seed}"
     inputs = fingerprints([*_ranking(run.replicate(seed), arm), *examples_work(run)])
     inputs |= fingerprints(list(tokenizer_work(run)))
+    inputs |= run.base_files(compare.model or experiment.model)
     return Work("models", path, config, inputs, partial(_train, run, arm, seed, train))
 
 

@@ -27,7 +27,7 @@ def proxies_work(run: Run) -> Iterator[Work]:
     experiment = run.experiment
     shards = zip(run.shards, examples_work(run), strict=True)
     inputs = fingerprints([*tokenizer_work(run), *(w for shard, w in shards if shard.is_first)])
-    inputs |= _dropped(run)
+    inputs |= _dropped(run) | run.base_files(experiment.model)
     for number in range(experiment.proxies.count):
         config = {
             "model": experiment.model,

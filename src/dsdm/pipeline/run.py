@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from dsdm.artifacts import disk_errors, load_checked, write_checked
-from dsdm.data.contents import contents_fingerprint
+from dsdm.data.contents import contents_fingerprint, model_fingerprint
 from dsdm.data.examples import Examples, load_examples
 from dsdm.data.pool import PoolFile, content_fingerprint, list_pool_files
 from dsdm.data.tasks import Part, TargetRows, load_target
@@ -17,6 +17,7 @@ from dsdm.data.tokenizer import Tokenizer, load_tokenizer
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.arms import CompareConfig
 from dsdm.experiment import Experiment
+from dsdm.lm.config import ModelConfig
 from dsdm.pipeline.work import progress
 
 if TYPE_CHECKING:
@@ -141,6 +142,12 @@ class Run:
         tasks = [*experiment.targets, *(experiment.compare.heldout if experiment.compare else ())]
         named = [(experiment.tokenizer.path,), *(task.places for task in tasks)]
         return {places: contents_fingerprint(places) for places in named}
+
+    def base_files(self, model: ModelConfig) -> dict[str, str]:
+        """What stands for the weights that adapters are trained beside, as an artifact's input."""
+        if model.lora is None or model.path is None:
+            return {}
+        return {"model files": model_fingerprint(model.path)}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
