@@ -101,19 +101,20 @@ def _score(folder: Path, rows: int) -> None:
     """Scores the shard as a run does, and writes down the peak of anonymous memory."""
     from dsdm.data.examples import load_examples
     from dsdm.datamodel.config import ScoresConfig
-    from dsdm.datamodel.score_shard import Estimated, score_shard
+    from dsdm.datamodel.score_shard import Estimated, Point, score_shard
     from dsdm.lm.model import load_saved
-    from dsdm.pipeline.scores_table import write_scores
+    from dsdm.pipeline.scores_table import Combination, write_scores
 
     peak = PeakMemory()
     examples = load_examples([folder / "examples"], "document")
     (shard,) = examples.shards
     estimated = Estimated(folder / "directions", ["ekfac"], {"target": 1.0})
-    proxies = [partial(load_saved, folder / "proxy")]
+    points = [Point(partial(load_saved, folder / "proxy"))]
     columns, _ = score_shard(
-        shard, estimated, proxies, "margin", ScoresConfig(), folder, lambda count: None
+        shard, estimated, points, "margin", ScoresConfig(), folder, lambda count: None
     )
-    write_scores(examples, shard, columns, folder / "scores.parquet")
+    combine = Combination(np.ones(1), estimated.weights)
+    write_scores(examples, shard, columns, folder / "scores.parquet", combine)
     (folder / "peak").write_text(str(peak.stop()))
 
 

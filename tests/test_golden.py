@@ -12,9 +12,13 @@ import torch
 
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Row
-from dsdm.datamodel.config import ESTIMATOR_NAMES, MIX, DirectionsConfig, ScoresConfig
-from dsdm.datamodel.directions import load_direction
+from dsdm.datamodel.config import ESTIMATOR_NAMES, LESS, MIX, DirectionsConfig, ScoresConfig
+from dsdm.datamodel.cosines import AdamSteps, score_unit
+from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
+from dsdm.datamodel.estimators import Problem
+from dsdm.datamodel.estimators.less import estimate_less
+from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import score_backward
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.lm.config import TrainConfig
@@ -59,7 +63,7 @@ def compute(folder: Path) -> dict[str, list[float]]:
     )
     candidates = counting_rows(9, [1, 5, 9])
     question = Question(model, "golden", targets, weights, rows)
-    for method in ESTIMATOR_NAMES:
+    for method in (name for name in ESTIMATOR_NAMES if name != LESS):
         draft = Draft(folder / method / "0")
         draft.path.mkdir(parents=True)
         estimate_directions(question, method, directions, scores, draft, lambda rows: None)
@@ -67,6 +71,13 @@ def compute(folder: Path) -> dict[str, list[float]]:
             direction = load_direction(direction_path(draft.path, target))
             found = score_backward(model, [direction], candidates, "margin", scores)
             numbers[f"{method}.0.{target}"] = found[:, 0].tolist()
+    layers = moved_layers(model, embeddings=True)
+    named = estimate_less(Problem(model, layers, targets, rows), directions)
+    less = [Direction(tensors, LESS, target, "golden") for target, tensors in named.items()]
+    change = AdamSteps(result.moments)
+    found = score_unit(model, less, candidates, "loglik", scores, change=change)
+    for direction, column in zip(less, found.T, strict=True):
+        numbers[f"less.0.{direction.target}"] = column.tolist()
     return numbers
 
 

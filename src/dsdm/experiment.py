@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -16,7 +17,7 @@ from dsdm.data.rows import ExamplesConfig
 from dsdm.data.share import ShareConfig
 from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
-from dsdm.datamodel.config import ESTIMATOR_NAMES, DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import ESTIMATOR_NAMES, LESS, DirectionsConfig, ScoresConfig
 from dsdm.errors import ArtifactError, ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
@@ -29,6 +30,8 @@ DIGEST = b"# sha256 of the lines above: "
 class ProxiesConfig(Config):
     """The models that the datamodel is estimated on."""
 
+    LATER = frozenset({"checkpoints", "moments"})
+
     count: int = 2
     """How many; the scores' noise falls with it, the cost rises."""
     fraction: float = 0.4
@@ -37,6 +40,16 @@ class ProxiesConfig(Config):
     """Passes over that share."""
     train: TrainConfig = TrainConfig()
     """Optimizer and schedule."""
+    checkpoints: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Directions are made and candidates scored at so many points of each proxy's training, at
+    equal distances; each counts for the mean learning rate of the steps that lead to it."""
+    moments: bool = False
+    """Keep Adam's moments beside each checkpoint, which `less` needs."""
+
+    @property
+    def num_points(self) -> int:
+        """Checkpoints of all proxies."""
+        return self.count * self.checkpoints
 
 
 class Experiment(Config):
@@ -84,6 +97,8 @@ class Experiment(Config):
         if not self.proxies.count >= 1 or not 0 < self.proxies.fraction <= 1:
             raise ValueError("`proxies` needs count >= 1 and fraction above 0, at most 1")
 
+        if LESS in self.directions.estimators and not self.proxies.moments:
+            raise ValueError("`less` needs Adam's moments: set proxies.moments to true")
         if self.pool.format == "conversations" and self.examples.unit == "row":
             raise ValueError("`examples.unit` row is for text; a conversation is one row as it is")
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
 from dsdm.data.tokenizer import TokenizerConfig, make_tokenizer
-from dsdm.datamodel.gradients import linear_layers
+from dsdm.datamodel.layers import linear_layers
 from dsdm.errors import ArtifactError, ModelError
 from dsdm.lm.config import LoraConfig, ModelConfig, TrainConfig
 from dsdm.lm.model import load_model, load_saved, save_model, training_passes

@@ -7,7 +7,9 @@ import msgspec
 from dsdm.config import Config
 from dsdm.lm.config import Output, Precision
 
-ESTIMATOR_NAMES = ("ekfac", "gradient", "trak")
+LESS = "less"
+"""The estimator whose scores are no slopes: its candidates' gradients go through Adam."""
+ESTIMATOR_NAMES = ("ekfac", "gradient", "less", "trak")
 DEFAULT_DAMPING = {"ekfac": 0.1, "trak": 10.0}
 """Of the estimators that have a curvature: see docs/method.md."""
 
@@ -23,7 +25,8 @@ class DirectionsConfig(Config):
     """How directions are estimated."""
 
     estimators: tuple[str, ...] = ("ekfac",)
-    """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature)."""
+    """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature), `less` (Adam's
+    moments instead of a curvature; the best target counts, not their mix)."""
     output: Output = "margin"
     """What a datamodel predicts: `margin` (the paper's) or `loglik`."""
     context_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.3
@@ -57,9 +60,14 @@ def damping_of(config: DirectionsConfig, estimator: str) -> float:
 class ScoresConfig(Config):
     """How candidates are scored."""
 
+    LATER = frozenset({"cosine"})
+
     method: Literal["auto", "forward", "backward"] = "auto"
     """`forward` for few directions, `backward` for many; `auto` takes the cheaper. Backward
     passes serve all estimators."""
+    cosine: bool = False
+    """Score by the cosine of a candidate's gradient with the direction (needs `backward`): a short
+    completion's long gradient counts for no more than another's. `less` does so in any case."""
     per_target: bool = False
     """Score each target by itself, beside the mix."""
     per_example: int = 0
@@ -89,6 +97,8 @@ def scored_targets(targets: list[str], config: ScoresConfig) -> list[str]:
 
 def scores_forward(config: ScoresConfig, num_directions: int) -> bool:
     """Whether so many directions are scored forward."""
+    if config.cosine:
+        return False
     if config.method == "auto":
         return num_directions <= FORWARD_AT_MOST
     return config.method == "forward"

@@ -12,6 +12,7 @@ from dsdm.artifacts import Draft, write_json
 from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.calibration import save_exact
 from dsdm.datamodel.config import (
+    LESS,
     MIX,
     DirectionsConfig,
     ScoresConfig,
@@ -19,10 +20,12 @@ from dsdm.datamodel.config import (
     scored_targets,
     scores_forward,
 )
+from dsdm.datamodel.cosines import AdamSteps, score_unit
 from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
 from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import (
+    BACKWARD_PASSES,
     EXACT_PASSES,
     Calibration,
     calibrate,
@@ -30,7 +33,8 @@ from dsdm.datamodel.scoring import (
     random_rows,
 )
 from dsdm.errors import NumericalError
-from dsdm.lm.model import check_finite, flops_per_token
+from dsdm.lm.model import check_finite, flops_per_token, training_passes
+from dsdm.lm.moments import load_moments
 
 CALIBRATION = "calibration.json"
 
@@ -51,6 +55,8 @@ class Question:
     seed: int = 0
     """Draws the curvature's sample, the projection and sampled labels. One for each proxy, so that
     the mean over proxies averages their luck too."""
+    moments: Path | None = None
+    """Folder of Adam's moments at this point of the training, for `less`."""
 
 
 def estimate_directions(
@@ -64,12 +70,16 @@ def estimate_directions(
     """Writes one direction for each target and one for their mix, each of unit spread.
 
     The spread of a direction is the standard deviation of its exact scores on the calibration
-    rows. Beside the directions stand `calibration.json` (spreads, and for each direction that will
-    be scored forward its step and agreement with the exact derivative) and `calibration.npz` (the
-    rows and their exact scores).
+    rows; `less` has no mix, and its directions stay as long as they are. Beside the directions
+    stand `calibration.json` (spreads, and for each direction that will be scored forward its step
+    and agreement with the exact derivative) and `calibration.npz` (the rows and their exact
+    scores).
     """
     check_finite(question.model)
     directions = _estimate(question, method, config, scores, draft, advance)
+    if method == LESS:
+        _save_as_they_are(question, directions, config, scores, draft)
+        return
     # The same rows for every proxy: their scores are compared.
     rows = random_rows(question.pool, scores.calibration_rows, seed=config.seed + 1)
     directions, exact = _to_unit_spread(question, directions, rows, config, scores)
@@ -84,6 +94,28 @@ def estimate_directions(
     save_exact(draft.path, rows.indices, exact)
     write_json(draft.path / CALIBRATION, {"mix_spread": spread_of_mix, "steps": steps})
     draft.counts["directions"] = len(directions) + 1
+
+
+def _save_as_they_are(
+    question: Question,
+    directions: list[Direction],
+    config: DirectionsConfig,
+    scores: ScoresConfig,
+    draft: Draft,
+) -> None:
+    """Writes directions whose length means something, with their scores of the calibration rows."""
+    assert question.moments is not None
+    rows = random_rows(question.pool, scores.calibration_rows, seed=config.seed + 1)
+    change = AdamSteps(load_moments(question.moments, question.model.device))
+    found = score_unit(question.model, directions, rows, "loglik", scores, change=change)
+    row_flops = flops_per_token(question.model, int(rows.lengths.max()))
+    draft.flops += BACKWARD_PASSES * float(rows.lengths.sum()) * row_flops
+    for direction in directions:
+        save_direction(direction, direction_path(draft.path, direction.target))
+    exact = {d.target: column for d, column in zip(directions, found.T, strict=True)}
+    save_exact(draft.path, rows.indices, exact)
+    write_json(draft.path / CALIBRATION, {"mix_spread": 1.0, "steps": {}})
+    draft.counts["directions"] = len(directions)
 
 
 def direction_path(folder: Path, target: str) -> Path:
@@ -116,7 +148,8 @@ def _estimate(
     problem = Problem(question.model, layers, targets, sample, count)
     estimated = ESTIMATORS[method](problem, config)
     longest = max(int(rows.lengths.max()) for rows in (sample, *question.targets.values()))
-    draft.flops += 3 * num_tokens * flops_per_token(question.model, longest)
+    passes = training_passes(question.model)
+    draft.flops += passes * num_tokens * flops_per_token(question.model, longest)
     directions = [
         Direction(tensors, method, target, question.proxy) for target, tensors in estimated.items()
     ]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, Subset
-from dsdm.datamodel.config import MIX, ScoresConfig, scored_targets, scores_forward
+from dsdm.datamodel.config import LESS, MIX, ScoresConfig, scored_targets, scores_forward
+from dsdm.datamodel.cosines import AdamSteps, direction_length, score_unit
 from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import CALIBRATION, direction_path
 from dsdm.datamodel.scoring import (
@@ -23,12 +25,22 @@ from dsdm.datamodel.scoring import (
 )
 from dsdm.lm.config import Output
 from dsdm.lm.model import flops_per_token
+from dsdm.lm.moments import load_moments
 
 Columns = dict[str, np.ndarray]
 
 WINDOW_ROWS = 1 << 16
 """Rows that are sorted by length and scored together."""
 SCRATCH = ".column.npy"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A proxy at one point of its training."""
+
+    load: Callable[[], PreTrainedModel]
+    moments: Path | None = None
+    """Folder of Adam's moments there, for `less`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Estimated:
 def score_shard(
     rows: Rows,
     estimated: Estimated,
-    proxies: Sequence[Callable[[], PreTrainedModel]],
+    points: Sequence[Point],
     output: Output,
     config: ScoresConfig,
     scratch: Path,
@@ -62,7 +74,7 @@ def score_shard(
     Args:
         rows: The rows to score, shape (rows,).
         estimated: The directions to score along.
-        proxies: One function for each proxy that loads it.
+        points: The models that the directions are at, in their order.
         output: The output that the directions are of.
         config: Forward or backward, and what is scored by itself.
         scratch: Folder for the columns; the caller deletes the files that end in SCRATCH.
@@ -71,14 +83,17 @@ def score_shard(
     columns: Columns = {}
     num_rows = len(rows.lengths)
     flops = 0.0
-    for number, load_proxy in enumerate(proxies):
-        model = load_proxy()
+    for number, point in enumerate(points):
+        model = point.load()
         folders = estimated.folders(number)
         loaded = _load_directions(folders, list(estimated.weights), config, model.device)
         for start in range(0, num_rows, WINDOW_ROWS):
             window = np.arange(start, min(start + WINDOW_ROWS, num_rows))
             part = Subset(rows, window)
-            values, passes = _score(model, part, loaded, folders, output, config, advance)
+            score = partial(_score, model, part, loaded, folders, output, config, advance)
+            if estimated.methods == [LESS]:
+                score = partial(_score_less, model, part, loaded, point, config, advance)
+            values, passes = score()
             for (method, target), scores in _with_mix(values, folders, estimated.weights).items():
                 name = f"{method}.{number}.{target}"
                 if name not in columns:
@@ -94,10 +109,18 @@ def _load_directions(
 ) -> list[Direction]:
     paths = [
         direction_path(folder, target)
-        for folder in folders.values()
-        for target in scored_targets(targets, config)
+        for method, folder in folders.items()
+        for target in _wanted(method, targets, config)
     ]
     return [load_direction(path, device) for path in paths if path.exists()]
+
+
+def _wanted(method: str, targets: list[str], config: ScoresConfig) -> list[str]:
+    """What a method scores for in its passes, so that a mix of cosines needs no adding up."""
+    wanted = scored_targets(targets, config)
+    if method == LESS:
+        return wanted if wanted != [MIX] else targets
+    return [*wanted, MIX] if config.cosine and MIX not in wanted else wanted
 
 
 def _with_mix(
@@ -105,9 +128,15 @@ def _with_mix(
     folders: Mapping[str, Path],
     weights: Mapping[str, float],
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Adds the mix where only targets were scored: it is their weighted sum at unit spread."""
+    """Adds the mix where only targets were scored: it is their weighted sum at unit spread.
+
+    Of `less` it is the best target's score.
+    """
     for method, folder in folders.items():
-        if (method, MIX) not in values:
+        if method == LESS:
+            counted = [values[method, name] for name, weight in weights.items() if weight > 0]
+            values[method, MIX] = np.max(counted, axis=0)
+        elif (method, MIX) not in values:
             total = sum(weight * values[method, target] for target, weight in weights.items())
             values[method, MIX] = total / _calibration(folder)["mix_spread"]
     return values
@@ -128,6 +157,10 @@ def _score(
 ) -> tuple[dict[tuple[str, str], np.ndarray], float]:
     """Scores by method and target, and their cost in forward passes."""
     names = [(direction.method, direction.target) for direction in directions]
+    if config.cosine:
+        found = score_unit(model, directions, rows, output, config, advance=advance)
+        found /= np.array([direction_length(direction) for direction in directions])
+        return dict(zip(names, found.T, strict=True)), BACKWARD_PASSES
     if not scores_forward(config, len(directions)):
         scores = score_backward(model, directions, rows, output, config, advance)
         return dict(zip(names, scores.T, strict=True)), BACKWARD_PASSES
@@ -136,6 +169,21 @@ def _score(
         step = _calibration(folders[direction.method])["steps"][direction.target]["step"]
         values[name] = score_forward(model, direction, rows, output, step, config, advance)
     return values, FORWARD_PASSES * len(directions)
+
+
+def _score_less(
+    model: PreTrainedModel,
+    rows: Rows,
+    directions: Sequence[Direction],
+    point: Point,
+    config: ScoresConfig,
+    advance: Advance,
+) -> tuple[dict[tuple[str, str], np.ndarray], float]:
+    assert point.moments is not None
+    change = AdamSteps(load_moments(point.moments, model.device))
+    found = score_unit(model, directions, rows, "loglik", config, change=change, advance=advance)
+    names = [(direction.method, direction.target) for direction in directions]
+    return dict(zip(names, found.T, strict=True)), BACKWARD_PASSES
 
 
 def _calibration(folder: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _proxies(experiment: Experiment, measured: Measured) -> Cost:
         tokens=tokens,
         seconds=tokens / speed.train,
         flops=3 * tokens * speed.flops_a_token,
-        disk=4 * speed.parameters * proxies.count,
+        disk=4 * speed.parameters * proxies.num_points * (3 if proxies.moments else 1),
         memory=speed.base_bytes + 16 * speed.parameters + speed.activation_bytes * batch,
     )
 
@@ -70,7 +70,7 @@ def _proxies(experiment: Experiment, measured: Measured) -> Cost:
 def _directions(experiment: Experiment, measured: Measured) -> Cost:
     methods = experiment.directions.estimators
     one_proxy = sum((_direction(name, experiment, measured) for name in methods), Cost())
-    count = experiment.proxies.count
+    count = experiment.proxies.num_points
     return Cost(
         one_proxy.tokens * count,
         one_proxy.seconds * count,
@@ -142,12 +142,12 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
     forward = scores_forward(config, wanted)
     # Forward passes are each estimator's own; a backward pass serves all.
-    tokens = (num_methods if forward else 1) * experiment.proxies.count * pool.tokens
+    tokens = (num_methods if forward else 1) * experiment.proxies.num_points * pool.tokens
     passes = FORWARD_PASSES * wanted if forward else BACKWARD_PASSES
     # A backward pass for scores reads at the speed of the directions' gradients.
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes
     copies = 2 if forward else wanted * num_methods
-    columns = num_methods * (1 + experiment.proxies.count * (wanted + 1))
+    columns = num_methods * (1 + experiment.proxies.num_points * (wanted + 1))
     candidates = num_candidates(experiment, pool)
     activations = speed.activation_bytes * (0.3 if forward else 1.0)
     return Cost(

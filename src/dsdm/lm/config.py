@@ -50,10 +50,15 @@ class ModelConfig(Config):
 class TrainConfig(Config):
     """How a model is trained."""
 
+    LATER = frozenset({"batch_rows"})
+
     lr: float = 2e-3
     """Peak learning rate. 2e-3 suits 1-3M parameters; take 6e-4 for 125M."""
     batch_tokens: int = 4096
     """Tokens in one optimizer step."""
+    batch_rows: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Rows in one optimizer step, instead: the same number of steps for conversations of any
+    length. None: go by tokens."""
     micro_batch_tokens: int = 8192
     """Tokens in one forward and backward pass, padding included; lower it to save memory."""
     warmup_share: float = 0.05

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsdm.artifacts import (
+    MANIFEST,
     check_contents,
     disk_errors,
     load_manifest,
@@ -27,8 +30,18 @@ from dsdm.config import differences
 from dsdm.data.batches import IGNORED, Batch, Rows, collate, plan_batches
 from dsdm.errors import ArtifactError, NumericalError
 from dsdm.lm.config import TrainConfig, training_content
-from dsdm.lm.model import autocast, check_finite, flops_per_token, training_passes
+from dsdm.lm.model import (
+    autocast,
+    check_finite,
+    flops_per_token,
+    save_model,
+    training_passes,
+)
+from dsdm.lm.moments import Moments, moments_of, save_moments
 from dsdm.lm.outputs import summed_loglik
+from dsdm.lm.schedule import learning_rate
+
+CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class TrainResult:
     seconds_before: float
     """Spent in earlier runs, where the training was interrupted."""
     metrics: list[dict[str, int | float]]
+    moments: Moments
+    """Adam's, as they are after the last step."""
 
 
 def epoch_order(indices: np.ndarray, epochs: float, seed: int) -> np.ndarray:
@@ -50,9 +65,17 @@ def epoch_order(indices: np.ndarray, epochs: float, seed: int) -> np.ndarray:
     return np.concatenate(passes)[: round(len(indices) * epochs)]
 
 
-def plan_steps(lengths: np.ndarray, batch_tokens: int) -> list[slice]:
-    """Runs of rows of about `batch_tokens` tokens each, covering all rows in their order."""
-    step_of_row = (np.cumsum(lengths, dtype=np.int64) - 1) // batch_tokens
+def plan_steps(
+    lengths: np.ndarray, batch_tokens: int, batch_rows: int | None = None
+) -> list[slice]:
+    """Runs of rows of about `batch_tokens` tokens each, covering all rows in their order.
+
+    Of `batch_rows` rows each, where that is given.
+    """
+    sizes, size = lengths, batch_tokens
+    if batch_rows is not None:
+        sizes, size = np.ones(len(lengths), np.int64), batch_rows
+    step_of_row = (np.cumsum(sizes, dtype=np.int64) - 1) // size
     starts = np.flatnonzero(np.diff(step_of_row, prepend=-1))
     ends = [*starts[1:], len(lengths)]
     return [slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
@@ -66,6 +89,7 @@ def train(
     *,
     work: Path,
     fingerprint: str = "",
+    kept: Mapping[int, Path] = MappingProxyType({}),
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> TrainResult:
     """Trains `model` in place on `rows` in the given order, from the last checkpoint in `work`.
@@ -77,13 +101,14 @@ def train(
         config: Optimizer, schedule and batch.
         work: Folder for checkpoints; it is the caller's to delete.
         fingerprint: Identifies what order and config don't: the model, its seed, the text.
+        kept: Folders that the model and Adam's moments are written to, by the step after which.
         advance: Called with the tokens done since the last call.
 
     Raises:
         NumericalError: the loss or a weight became NaN or infinite.
         ArtifactError: the checkpoint in `work` belongs to another training.
     """
-    trainer = _Trainer(model, rows, order, config, work, fingerprint)
+    trainer = _Trainer(model, rows, order, config, work, fingerprint, kept)
     trainer.resume()
     advance(trainer.tokens)
     model.train()
@@ -93,7 +118,20 @@ def train(
     check_finite(model)
     passes = training_passes(model)
     flops = passes * trainer.tokens * flops_per_token(model, int(rows.lengths[order].max()))
-    return TrainResult(trainer.step, trainer.tokens, flops, trainer.seconds_before, trainer.metrics)
+    return TrainResult(
+        trainer.step,
+        trainer.tokens,
+        flops,
+        trainer.seconds_before,
+        trainer.metrics,
+        trainer.moments(),
+    )
+
+
+def forget(work: Path) -> None:
+    """Deletes a training's checkpoints, in an order in which no part is taken for the whole."""
+    (work / CHECKPOINT / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 class _Trainer:
@@ -107,14 +145,16 @@ class _Trainer:
         config: TrainConfig,
         work: Path,
         fingerprint: str,
+        kept: Mapping[int, Path],
     ) -> None:
         self.model = model
+        self.kept = kept
         self.rows = rows
         self.order = order
         self.config = config
         self.content = training_content(config)
-        self.checkpoint = work / "checkpoint"
-        self.steps = plan_steps(rows.lengths[order], config.batch_tokens)
+        self.checkpoint = work / CHECKPOINT
+        self.steps = plan_steps(rows.lengths[order], config.batch_tokens, config.batch_rows)
         self.optimizer = _make_optimizer(model, config)
         self.device = next(model.parameters()).device
         steps = str(len(self.steps))
@@ -133,7 +173,7 @@ class _Trainer:
         """Trains on the next batch; returns its tokens."""
         part = self.order[self.steps[self.step]]
         for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(self.config, self.step, len(self.steps))
+            group["lr"] = learning_rate(self.config, self.step, len(self.steps))
         self._losses.append(self._backward(part))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
@@ -141,6 +181,8 @@ class _Trainer:
         tokens = int(self.rows.lengths[part].sum())
         self.step += 1
         self.tokens += tokens
+        if self.step in self.kept:
+            self._keep(self.kept[self.step])
         if self.step % 20 == 0 or self.step == len(self.steps):
             self._log()
             if time.monotonic() - self._saved > self.config.checkpoint_seconds:
@@ -173,6 +215,18 @@ class _Trainer:
             )
         lr = self.optimizer.param_groups[0]["lr"]
         self.metrics.append({"step": self.step, "tokens": self.tokens, "loss": loss, "lr": lr})
+
+    def moments(self) -> Moments:
+        """Adam's, as they are now; they change with the next step."""
+        return moments_of(self.optimizer, self._trained(), self.step)
+
+    def _keep(self, folder: Path) -> None:
+        """Writes what a killed training writes again: it goes on from before, or has it whole."""
+        with disk_errors(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            save_model(self.model, folder)
+            save_moments(self.moments(), folder)
 
     def _trained(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters that training moves, by name."""
@@ -217,15 +271,6 @@ class _Trainer:
 
 def _digest(order: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(order, np.int64).tobytes()).hexdigest()
-
-
-def _learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
-    warmup = max(1, round(config.warmup_share * num_steps))
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    done = (step - warmup) / max(1, num_steps - warmup)
-    floor = config.min_lr_share
-    return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def _make_optimizer(model: PreTrainedModel, config: TrainConfig) -> torch.optim.AdamW:

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from dsdm.artifacts import Draft, disk_errors, load_manifest, write_json
-from dsdm.datamodel.config import MIX
-from dsdm.errors import ArtifactError, NumericalError
+from dsdm.datamodel.config import LESS, MIX
+from dsdm.errors import ArtifactError, ConfigError, NumericalError
 from dsdm.experiment import Experiment, record_experiment, save_experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.check_stages import (
@@ -67,6 +67,11 @@ def run_check(
     Raises:
         DsdmError: as the stages do, but for numbers that can't be used: these are a verdict.
     """
+    if experiment.selecting_method == LESS:
+        raise ConfigError(
+            "dsdm check looks at scores that are slopes along a direction, and those of `less` are "
+            "not. Set `method` to another of directions.estimators."
+        )
     needed = _only_selecting(experiment)
     run = Run(needed)
     try:

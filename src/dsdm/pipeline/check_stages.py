@@ -137,8 +137,10 @@ def target_weights(run: Run) -> dict[str, float]:
 
 
 def _selecting_directions(run: Run) -> list[Work]:
-    method = run.experiment.selecting_method
-    return [work for work in directions_work(run) if work.path.parent.name == method]
+    """Those of the proxies as they are at the end of their training."""
+    method, each = run.experiment.selecting_method, run.experiment.proxies.checkpoints
+    found = [work for work in directions_work(run) if work.path.parent.name == method]
+    return found[each - 1 :: each]
 
 
 def _content(run: Run, config: CheckConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from dsdm.config import as_dict, fingerprint
 from dsdm.data.overlap import DEFAULT_WORDS
 from dsdm.data.sequences import Rows, Subset
 from dsdm.data.tasks import Part
-from dsdm.datamodel.config import scored_targets, scores_forward
-from dsdm.errors import DataError
+from dsdm.datamodel.config import LESS, scored_targets, scores_forward
+from dsdm.errors import ConfigError, DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
+from dsdm.lm.schedule import kept_steps, mean_rates
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
-from dsdm.pipeline.run import Run
-from dsdm.pipeline.scores_table import SCORES, write_scores
+from dsdm.pipeline.run import CHECKPOINTS, RATES, Run
+from dsdm.pipeline.scores_table import SCORES, Combination, write_scores
 from dsdm.pipeline.work import Pass, Work, fingerprints, progress
 
 
@@ -36,22 +38,30 @@ def proxies_work(run: Run) -> Iterator[Work]:
             "train": training_content(experiment.proxies.train),
             "seed": [experiment.seed, number],
         }
+        if experiment.proxies.checkpoints > 1:
+            config["checkpoints"] = experiment.proxies.checkpoints
+        if experiment.proxies.moments:
+            config["moments"] = True
         path = run.folder / "proxies" / str(number)
         yield Work("proxies", path, config, inputs, partial(_train_proxy, run, number))
 
 
 def directions_work(run: Run) -> Iterator[Work]:
-    """One folder for each estimator and proxy: directions of unit spread, and their calibration."""
-    experiment = run.experiment
+    """One folder for each estimator and checkpoint of a proxy: directions and calibration."""
+    experiment, checkpoints = run.experiment, run.experiment.proxies.checkpoints
     targets = fingerprints(list(targets_work(run)))
+    proxies = list(proxies_work(run))
     for method in experiment.directions.estimators:
-        for number, proxy in enumerate(proxies_work(run)):
+        for number in range(experiment.proxies.num_points):
+            proxy = proxies[number // checkpoints]
             config = {
                 "estimator": method,
                 "weights": {target.name: target.weight for target in experiment.targets},
                 "directions": _without(experiment.directions, "estimators"),
                 "scores": experiment.scores,
             }
+            if checkpoints > 1:
+                config["checkpoint"] = number % checkpoints
             make = partial(_estimate, run, method, number, proxy.fingerprint)
             path = run.folder / "directions" / method / str(number)
             yield Work("directions", path, config, fingerprints([proxy]) | targets, make)
@@ -69,7 +79,7 @@ def scores_work(run: Run) -> Iterator[Work]:
             # Named by its folder: a replicate's pass is another one.
             name = str(run.folder / "scores" / shard.name)
             score = partial(_score, run, shard.number)
-            shared = Pass(name, score) if is_shared else None
+            shared = Pass(name, score) if is_shared and method != LESS else None
             yield Work("scores", path, {}, inputs, partial(_score_one, score, path), shared)
 
 
@@ -111,11 +121,46 @@ def training_folder(draft: Draft) -> Path:
     return draft.target.with_name(f".{draft.target.name}.training")
 
 
+@dataclass(frozen=True)
+class Keep:
+    """What a training leaves beside the model that it ends with."""
+
+    checkpoints: int = 1
+    """Points of the training that are kept, the end included."""
+    moments: bool = False
+    """Whether Adam's moments are kept at each."""
+
+    def folders(self, work: Path, num_steps: int) -> dict[int, Path]:
+        """Where each checkpoint before the last is written while training goes on, by its step.
+
+        Raises:
+            ConfigError: there are fewer steps than checkpoints.
+        """
+        steps = kept_steps(num_steps, self.checkpoints)
+        if steps[0] < 1:
+            raise ConfigError(
+                f"proxies.checkpoints: a proxy is trained for {num_steps} steps, which have no "
+                f"{self.checkpoints} checkpoints. Train longer, or in smaller batches."
+            )
+        return {step: work / CHECKPOINTS / str(i) for i, step in enumerate(steps[:-1])}
+
+
+LAST_ALONE = Keep()
+
+
 def train_model(
-    run: Run, model: ModelConfig, train: TrainConfig, order: np.ndarray, seed: int, draft: Draft
+    run: Run,
+    model: ModelConfig,
+    train: TrainConfig,
+    order: np.ndarray,
+    seed: int,
+    draft: Draft,
+    keep: Keep = LAST_ALONE,
 ) -> None:
     """Trains a model on rows of the pool into the draft, from where a killed run left it."""
     from dsdm.lm.model import load_model, save_model
+    from dsdm.lm.moments import save_moments
+    from dsdm.lm.train import forget, plan_steps
     from dsdm.lm.train import train as train_on_rows
 
     vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
@@ -123,7 +168,10 @@ def train_model(
     # Beside the draft, which is emptied when a killed run begins again.
     work = training_folder(draft)
     title = "/".join(draft.target.parts[-2:])
-    tokens = int(run.examples.lengths[order].sum())
+    lengths = run.examples.lengths[order]
+    tokens = int(lengths.sum())
+    num_steps = len(plan_steps(lengths, train.batch_tokens, train.batch_rows))
+    kept = keep.folders(work, num_steps)
     with progress(title, tokens, "tokens") as advance:
         result = train_on_rows(
             trained,
@@ -132,14 +180,22 @@ def train_model(
             train,
             work=work,
             fingerprint=draft.fingerprint,
+            kept=kept,
             advance=advance,
         )
     save_model(trained, draft.path)
+    if keep.moments:
+        save_moments(result.moments, draft.path)
+    for folder in kept.values():
+        # Copied: a process that is killed from here on finds all of them there again.
+        shutil.copytree(folder, draft.path / CHECKPOINTS / folder.name)
+    if keep.checkpoints > 1:
+        write_json(draft.path / RATES, mean_rates(train, num_steps, keep.checkpoints))
     write_json(draft.path / "metrics.json", result.metrics)
     draft.counts.update(steps=result.steps, tokens=result.tokens, loss=result.metrics[-1]["loss"])
     draft.flops += result.flops
     draft.seconds_before = result.seconds_before
-    shutil.rmtree(work, ignore_errors=True)
+    forget(work)
 
 
 def check_models(run: Run) -> None:
@@ -169,7 +225,8 @@ def _train_proxy(run: Run, number: int, draft: Draft) -> None:
     subset = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
     np.save(draft.path / "subset.npy", subset)
     order = epoch_order(subset, proxies.epochs, seed)
-    train_model(run, experiment.model, proxies.train, order, seed, draft)
+    keep = Keep(proxies.checkpoints, proxies.moments)
+    train_model(run, experiment.model, proxies.train, order, seed, draft, keep)
 
 
 def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> None:
@@ -177,12 +234,13 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
 
     experiment = run.experiment
     question = Question(
-        model=run.proxy(number),
+        model=run.point(number),
         proxy=proxy,
         targets=target_rows(run, "fit"),
         weights={target.name: target.weight for target in experiment.targets},
         pool=Subset(run.examples, usable_rows(run)),
         seed=directions_seed(run, number),
+        moments=run.point_folder(number),
     )
     with progress(f"directions/{method}/{number}", None, "tokens") as advance:
         estimate_directions(
@@ -202,7 +260,7 @@ def _score_one(score: Callable[[Mapping[Path, Draft]], None], path: Path, draft:
 
 def _score(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
     """Scores one shard for several estimators: each draft's path is `METHOD/SHARD`."""
-    from dsdm.datamodel.score_shard import SCRATCH, Estimated, score_shard
+    from dsdm.datamodel.score_shard import SCRATCH, Estimated, Point, score_shard
 
     experiment, shard = run.experiment, run.examples.shards[number]
     by_method = {path.parent.name: draft for path, draft in drafts.items()}
@@ -217,7 +275,10 @@ def _score(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
         columns, flops = score_shard(
             shard,
             estimated,
-            [partial(run.proxy, i) for i in range(experiment.proxies.count)],
+            [
+                Point(partial(run.point, i), run.point_folder(i))
+                for i in range(experiment.proxies.num_points)
+            ],
             experiment.directions.output,
             experiment.scores,
             scratch,
@@ -225,7 +286,8 @@ def _score(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
         )
     for method, draft in by_method.items():
         own = {name: column for name, column in columns.items() if name.split(".", 1)[0] == method}
-        num_lines = write_scores(run.examples, shard, own, draft.path / SCORES)
+        combine = Combination(run.point_weights, estimated.weights)
+        num_lines = write_scores(run.examples, shard, own, draft.path / SCORES, combine)
         draft.counts.update(candidates=num_lines, columns=len(own))
         draft.flops = flops
     for file in scratch.glob(f"*{SCRATCH}"):

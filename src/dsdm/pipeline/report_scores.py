@@ -156,7 +156,7 @@ def scored_columns(names: Sequence[str]) -> list[str]:
 
 def _direction_folders(folder: Path, experiment: Experiment) -> Iterator[tuple[str, int, Path]]:
     for method in experiment.directions.estimators:
-        for proxy in range(experiment.proxies.count):
+        for proxy in range(experiment.proxies.num_points):
             directions = folder / "directions" / method / str(proxy)
             if load_manifest(directions) is not None:
                 yield method, proxy, directions

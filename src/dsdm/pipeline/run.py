@@ -1,5 +1,6 @@
 """One run: its experiment, its folder, and what its finished stages hold."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+CHECKPOINTS = "checkpoints"
+"""Folder in a proxy's that holds those before its last."""
+RATES = "rates.json"
+"""File in a proxy's folder: the mean learning rate that led to each of its checkpoints."""
 POOL_INDEX = "pool.json"
 UNREAD = "unread"
 
@@ -182,6 +187,33 @@ class Run:
         from dsdm.lm.model import load_saved
 
         return load_saved(self.folder / "proxies" / str(number), self.device)
+
+    def point(self, number: int) -> "PreTrainedModel":
+        """A proxy at one of its checkpoints, on the experiment's device."""
+        from dsdm.lm.model import load_saved
+
+        return load_saved(self.point_folder(number), self.device)
+
+    def point_folder(self, number: int) -> Path:
+        """Where a checkpoint is; the last one of a proxy is the proxy."""
+        checkpoints = self.experiment.proxies.checkpoints
+        proxy, checkpoint = divmod(number, checkpoints)
+        folder = self.folder / "proxies" / str(proxy)
+        return folder if checkpoint == checkpoints - 1 else folder / CHECKPOINTS / str(checkpoint)
+
+    @cached_property
+    def point_weights(self) -> np.ndarray:
+        """What each checkpoint counts for, in order; all together 1.
+
+        As much for each proxy, and within it by the mean learning rate that led to a checkpoint.
+        """
+        proxies = self.experiment.proxies
+        if proxies.checkpoints == 1:
+            return np.full(proxies.count, 1 / proxies.count)
+        files = [self.folder / "proxies" / str(i) / RATES for i in range(proxies.count)]
+        rates = np.array([json.loads(file.read_text(encoding="utf-8")) for file in files])
+        weights: np.ndarray = (rates / rates.sum(1, keepdims=True) / proxies.count).flatten()
+        return weights
 
     @cached_property
     def device(self) -> "torch.device":

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from dsdm.data.examples import Examples, Shard
+from dsdm.datamodel.config import LESS, MIX
 from dsdm.errors import ArtifactError
 from dsdm.selection import Scores
 from dsdm.selection.score_files import storage
@@ -18,15 +20,41 @@ SCORES = "scores.parquet"
 PROVENANCE = ("candidate", "id", "source", "file", "file_row", "num_tokens")
 
 
+@dataclass(frozen=True)
+class Combination:
+    """How a method's columns become one score."""
+
+    points: Float[np.ndarray, " points"]
+    """What each proxy, or checkpoint of one, counts for, together 1."""
+    targets: Mapping[str, float]
+    """What each target counts for in the mix."""
+
+    def score(self, method: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The method's score: for the mix; of `less` for the target that it is best for."""
+        if method != LESS:
+            return self.mean(method, MIX, columns)
+        counted = [target for target, weight in self.targets.items() if weight > 0]
+        means = [self.mean(method, target, columns) for target in counted]
+        return np.asarray(np.max(means, axis=0))
+
+    def mean(self, method: str, target: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The mean of a method's scores for one target over all points."""
+        values = [columns[f"{method}.{i}.{target}"] for i in range(len(self.points))]
+        if len(set(self.points.tolist())) == 1:
+            return np.asarray(np.mean(values, axis=0))
+        return np.asarray(np.average(values, axis=0, weights=self.points))
+
+
 def write_scores(
     examples: Examples,
     shard: Shard,
     row_scores: Mapping[str, np.ndarray],
     path: Path,
+    combine: Combination,
 ) -> int:
     """Writes one line for each candidate of `shard`, streaming; returns the number of lines.
 
-    Columns: provenance; each METHOD, the mean of its proxies' scores for the mix; and each
+    Columns: provenance; each METHOD, what its proxies' scores are combined to; and each
     METHOD.PROXY.TARGET, in units of that direction's spread.
 
     Args:
@@ -34,9 +62,10 @@ def write_scores(
         shard: The part of it that was scored.
         row_scores: Scores of the shard's rows, by METHOD.PROXY.TARGET.
         path: The Parquet file to write.
+        combine: The proxies' scores to one.
     """
     tables = (
-        _with_scores(table, shard, rows, row_scores)
+        _with_scores(table, shard, rows, row_scores, combine)
         for rows, table in examples.read_candidates(shard)
     )
     return _write_tables(tables, path)
@@ -60,6 +89,7 @@ def _with_scores(
     shard: Shard,
     rows: slice,
     row_scores: Mapping[str, np.ndarray],
+    combine: Combination,
 ) -> pa.Table:
     # A row of n tokens has n - 1 predictions.
     weights = np.maximum(shard.lengths[rows] - 1, 1).astype(np.float64)
@@ -71,20 +101,11 @@ def _with_scores(
         name: weighted_mean(values[rows], weights, candidates, len(table))
         for name, values in row_scores.items()
     }
-    combined = combine_proxies(columns)
+    methods = dict.fromkeys(name.split(".", 1)[0] for name in columns)
+    combined = {method: combine.score(method, columns) for method in methods}
     for name, values in (combined | columns).items():
         table = table.append_column(name, pa.array(values.astype(np.float32)))
     return table
-
-
-def combine_proxies(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The mean over proxies of each method's scores for the mix, by method."""
-    by_method: dict[str, list[np.ndarray]] = {}
-    for name, values in columns.items():
-        method, _, target = name.split(".", 2)
-        if target == "mix":
-            by_method.setdefault(method, []).append(values)
-    return {method: np.mean(values, axis=0) for method, values in by_method.items()}
 
 
 def weighted_mean(

@@ -10,7 +10,7 @@ from dsdm.baselines.random import random_scores
 from dsdm.evaluation.arms import Arm, cut_to_tokens, scaled_selection
 from dsdm.pipeline.baseline_stages import baseline_work
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.scores_table import SCORES, load_scores
+from dsdm.pipeline.scores_table import SCORES, Combination, load_scores
 from dsdm.pipeline.select_stages import merged_scores_work, refusal, run_scores
 from dsdm.selection import Scores, SelectionConfig, select
 
@@ -68,9 +68,10 @@ def arm_scores(run: Run, arm: Arm) -> Scores:
     (merged,) = merged_scores_work(run)
     proxies = [
         load_scores(merged.path / SCORES, f"{arm.method}.{i}.{arm.target}", merged.fingerprint)
-        for i in range(run.experiment.proxies.count)
+        for i in range(run.experiment.proxies.num_points)
     ]
-    mean = np.mean([scores.values for scores in proxies], axis=0)
+    columns = {f"{arm.method}.{i}.{arm.target}": one.values for i, one in enumerate(proxies)}
+    mean = Combination(run.point_weights, {}).mean(arm.method, arm.target, columns)
     return dataclasses.replace(proxies[0], values=mean, method=arm.method, target=arm.target)
 
 

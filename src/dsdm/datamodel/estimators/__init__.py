@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dsdm.datamodel.config import DirectionsConfig
 from dsdm.datamodel.estimators.ekfac import estimate_ekfac
 from dsdm.datamodel.estimators.gradient import estimate_gradient
+from dsdm.datamodel.estimators.less import estimate_less
 from dsdm.datamodel.estimators.problem import Problem, Tensors
 from dsdm.datamodel.estimators.trak import estimate_trak
 
@@ -19,6 +20,7 @@ Estimator = Callable[[Problem, DirectionsConfig], dict[str, Tensors]]
 ESTIMATORS: dict[str, Estimator] = {
     "ekfac": estimate_ekfac,
     "gradient": estimate_gradient,
+    "less": estimate_less,
     "trak": estimate_trak,
 }
 

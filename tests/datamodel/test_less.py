@@ -1,0 +1,215 @@
+"""LESS against the paper's formulas, one example and one checkpoint at a time, in float64."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import Row
+from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
+from dsdm.datamodel.cosines import AdamSteps, direction_length, score_unit
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.estimators import Problem
+from dsdm.datamodel.estimators.less import estimate_less
+from dsdm.datamodel.layers import linear_layers, moved_layers
+from dsdm.errors import NumericalError
+from dsdm.lm.config import TrainConfig
+from dsdm.lm.moments import Moments, load_moments
+from dsdm.lm.schedule import kept_steps, mean_rates
+from dsdm.lm.train import epoch_order, plan_steps, train
+from dsdm.pipeline.scores_table import Combination
+from tests.conftest import MODELS, ListRows, random_rows, tiny_model
+from tests.oracles import example_gradient
+from tests.tiny_chat import write_chat_experiment
+from tests.tiny_runs import Dsdm
+
+POOL = random_rows(24, longest=9, seed=1)
+TASKS = {
+    "one": random_rows(3, longest=9, seed=6, answer_start=1),
+    "two": random_rows(3, longest=9, seed=3, answer_start=1),
+}
+SCORES = ScoresConfig(batch_tokens=40, precision="float32")
+TRAIN = TrainConfig(batch_tokens=30, lr=0.01, precision="float32", betas=(0.9, 0.999))
+ORDER = epoch_order(np.arange(24), 4.0, seed=0)
+NUM_STEPS = len(plan_steps(POOL.lengths[ORDER], TRAIN.batch_tokens))
+COUNT = 3
+
+
+Checkpoint = tuple[PreTrainedModel, Moments]
+
+
+def checkpoints(name: str, folder: Path) -> list[Checkpoint]:
+    """The models and moments that a real training keeps."""
+    folders = {step: folder / str(step) for step in kept_steps(NUM_STEPS, COUNT)}
+    train(tiny_model(name), POOL, ORDER, TRAIN, work=folder / "work", kept=folders)
+    found = []
+    for path in folders.values():
+        model = tiny_model(name)
+        missing = model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
+        assert missing.unexpected_keys == []
+        found.append((model, load_moments(path)))
+    return found
+
+
+def loss_gradient(model: PreTrainedModel, row: Row, names: list[str]) -> Tensor:
+    """The gradient of l = -log p, a mean over the counted tokens, as one vector."""
+    gradient = example_gradient(model, row, "loglik", names)
+    return -torch.cat([gradient[name].flatten() for name in names])
+
+
+def adam_step(gradient: Tensor, moments: Moments, names: list[str]) -> Tensor:
+    """Gamma(z; theta^t) of the paper's section 3.1."""
+    b1, b2 = moments.betas
+    m, v = (
+        torch.cat([part[name].flatten() for name in names])
+        for part in (moments.first, moments.second)
+    )
+    m = (b1 * m + (1 - b1) * gradient) / (1 - b1**moments.steps)
+    v = (b2 * v + (1 - b2) * gradient**2) / (1 - b2**moments.steps)
+    return m / torch.sqrt(v + 1e-8)
+
+
+def paper_scores(found: list[Checkpoint], rates: list[float]) -> np.ndarray:
+    """max over tasks of sum_i eta_i mean_z cos(grad l(z; theta_i), Gamma(x; theta_i))."""
+    scores = np.zeros((len(POOL.rows), len(TASKS)))
+    for (model, moments), rate in zip(found, rates, strict=True):
+        names = [n for layer in moved_layers(model, embeddings=True) for n in layer.parameter_names]
+        for x, row in enumerate(POOL.rows):
+            step = adam_step(loss_gradient(model, row, names), moments, names)
+            for j, task in enumerate(TASKS.values()):
+                cosines = [
+                    torch.nn.functional.cosine_similarity(
+                        loss_gradient(model, z, names), step, dim=0
+                    ).item()
+                    for z in task.rows
+                ]
+                scores[x, j] += rate * np.mean(cosines)
+    return scores.max(1)
+
+
+def our_columns(found: list[Checkpoint]) -> dict[str, np.ndarray]:
+    columns = {}
+    for number, (model, moments) in enumerate(found):
+        problem = Problem(model, moved_layers(model, embeddings=True), TASKS, POOL)
+        config = DirectionsConfig(batch_tokens=20)
+        directions = [
+            Direction(tensors, "less", task, "")
+            for task, tensors in estimate_less(problem, config).items()
+        ]
+        values = score_unit(model, directions, POOL, "loglik", SCORES, change=AdamSteps(moments))
+        columns |= {
+            f"less.{number}.{d.target}": v for d, v in zip(directions, values.T, strict=True)
+        }
+    return columns
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_scores_are_the_papers_formulas(tmp_path: Path, name: str) -> None:
+    found = checkpoints(name, tmp_path)
+    rates = mean_rates(TRAIN, NUM_STEPS, COUNT)
+    expected = paper_scores(found, rates) / sum(rates)
+    combination = Combination(np.array(rates) / sum(rates), dict.fromkeys(TASKS, 1.0))
+    ours = combination.score("less", our_columns(found))
+    np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-11)
+    # Both tasks are the best for some candidate, or the maximum would not be tested.
+    means = np.stack([combination.mean("less", task, our_columns(found)) for task in TASKS])
+    assert set(means.argmax(0)) == {0, 1}
+
+
+def test_a_task_without_weight_is_in_no_maximum() -> None:
+    columns = {"less.0.one": np.array([1.0, 2.0]), "less.0.two": np.array([3.0, 0.0])}
+    combination = Combination(np.ones(1), {"one": 1.0, "two": 0.0})
+    assert combination.score("less", columns).tolist() == [1.0, 2.0]
+
+
+def test_checkpoints_count_for_the_mean_learning_rate_that_led_to_them() -> None:
+    config = TrainConfig(lr=1.0, warmup_share=0.0, min_lr_share=0.0)
+    rates = [0.5 * (1 + np.cos(np.pi * step / 9)) for step in range(9)]
+    rates = [1.0, *rates[:9]]  # one step of warm-up
+    assert kept_steps(10, 4) == [2, 5, 8, 10]
+    expected = [np.mean(rates[a:b]) for a, b in ((0, 2), (2, 5), (5, 8), (8, 10))]
+    np.testing.assert_allclose(mean_rates(config, 10, 4), expected, atol=1e-12)
+
+
+def random_direction(model: PreTrainedModel, seed: int) -> Direction:
+    torch.manual_seed(seed)
+    named = dict(model.named_parameters())
+    names = [n for layer in moved_layers(model, embeddings=True) for n in layer.parameter_names]
+    return Direction({n: torch.randn_like(named[n]) for n in names}, "ekfac", str(seed), "")
+
+
+def flat(tensors: Mapping[str, Tensor], names: Any) -> Tensor:
+    return torch.cat([tensors[name].flatten() for name in names])
+
+
+@pytest.mark.parametrize("output", ["margin", "loglik"])
+@pytest.mark.parametrize("batch_tokens", [9, 1000])
+def test_cosines_are_those_of_whole_gradients(
+    model: PreTrainedModel, output: Any, batch_tokens: int
+) -> None:
+    directions = [random_direction(model, seed) for seed in (0, 1)]
+    config = ScoresConfig(batch_tokens=batch_tokens, precision="float32")
+    lengths = [direction_length(direction) for direction in directions]
+    ours = score_unit(model, directions, POOL, output, config) / lengths
+    for row, values in zip(POOL.rows, ours, strict=True):
+        gradient = example_gradient(model, row, output, list(directions[0].tensors))
+        for direction, value in zip(directions, values, strict=True):
+            u, g = (flat(tensors, direction.tensors) for tensors in (direction.tensors, gradient))
+            assert value == pytest.approx((u @ g / u.norm() / g.norm()).item(), abs=1e-9)
+
+
+def test_a_row_that_teaches_nothing_scores_nothing() -> None:
+    model = tiny_model()
+    rows = ListRows([Row(np.arange(5), counted=np.zeros(5, bool)), POOL.rows[0]])
+    scores = score_unit(model, [random_direction(model, 0)], rows, "loglik", SCORES)
+    assert scores[0, 0] == 0
+    assert scores[1, 0] != 0
+
+
+def test_weights_that_are_nan_are_an_error() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        linear_layers(model)[0].modules[0].weight[0, 0] = float("nan")
+    with pytest.raises(NumericalError, match="NaN or infinite"):
+        score_unit(model, [random_direction(model, 0)], POOL, "loglik", SCORES)
+
+
+def test_less_needs_the_moments(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment = write_chat_experiment(tmp_path, directions={"estimators": ["less"]})
+    code, _, err = dsdm("run", experiment)
+    assert code == 2
+    assert "`less` needs Adam's moments: set proxies.moments to true" in err
+
+
+def test_a_check_of_less_is_refused(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment = write_chat_experiment(
+        tmp_path, directions={"estimators": ["less"]}, proxies={"moments": True}
+    )
+    code, _, err = dsdm("check", experiment)
+    assert code == 2
+    assert "scores that are slopes" in err
+
+
+def test_more_checkpoints_than_steps_are_an_error(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment = write_chat_experiment(tmp_path, proxies={"checkpoints": 500})
+    code, _, err = dsdm("run", experiment)
+    assert code == 2
+    assert "steps, which have no 500 checkpoints" in err
+
+
+def test_moments_that_are_lost_are_an_error_that_names_them(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment = write_chat_experiment(
+        tmp_path, directions={"estimators": ["less"]}, proxies={"moments": True}
+    )
+    assert dsdm("run", experiment, "--until", "proxies")[0] == 0
+    (tmp_path / "run" / "proxies" / "0" / "moments.safetensors").unlink()
+    code, _, err = dsdm("run", experiment)
+    assert code == 2
+    assert "Adam's moments can't be read" in err
+    assert "--redo proxies" in err
