@@ -23,6 +23,7 @@ def question_of(
     seed: int = 0,
     advance: Callable[[int], None] = lambda count: None,
     count_flops: Callable[[float], None] = lambda flops: None,
+    target_rows: Mapping[str, ListRows] | None = None,
 ) -> Question:
     """Of texts, of rows, or of both. Without `candidate_of_row`, a row is a candidate."""
     targets = targets or {}
@@ -44,6 +45,7 @@ def question_of(
         fingerprint="abcd",
         advance=advance,
         count_flops=count_flops,
+        target_rows=target_rows or {},
     )
 
 

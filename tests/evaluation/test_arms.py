@@ -16,6 +16,7 @@ METHODS = ("ekfac", "trak")
         ("random", Arm("random", "random")),
         ("random@0.5", Arm("random@0.5", "random", budget=0.5)),
         ("repeated", Arm("repeated", "repeated")),
+        ("all-1epochs", Arm("all-1epochs", "all", epochs=1.0)),
         ("source-matched", Arm("source-matched", "source-matched", "ekfac")),
         ("best-source@2", Arm("best-source@2", "best-source", "ekfac", budget=2.0)),
         ("trak-bottom", Arm("trak-bottom", "bottom", "trak")),

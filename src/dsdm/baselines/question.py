@@ -1,7 +1,7 @@
 """What a baseline may look at."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +37,8 @@ class Question:
     seed: int
     fingerprint: str
     """Identifies the pool, the targets and the proxies."""
+    target_rows: Mapping[str, Rows] = field(default_factory=dict)
+    """The same examples of each target as rows of tokens."""
     advance: Callable[[int], None] = lambda count: None
     """Called with the number of candidates that a pass has come through."""
     count_flops: Callable[[float], None] = lambda flops: None

@@ -192,6 +192,16 @@ def load_examples(folders: Sequence[Path], unit: Unit) -> Examples:
     return Examples(tuple(shards), unit)
 
 
+def counted_lengths(folder: Path) -> np.ndarray | None:
+    """Tokens whose prediction counts in each row of a shard of conversations; None: of others."""
+    if not (folder / COUNTED).is_file():
+        return None
+    rows, counted = np.load(folder / "rows.npy"), np.load(folder / COUNTED)
+    ends = np.concatenate([[0], np.cumsum(counted, dtype=np.int64)])
+    lengths: np.ndarray = ends[rows["start"] + rows["length"]] - ends[rows["start"]]
+    return lengths
+
+
 def _load_shard(folder: Path, first_row: int, first_document: int, unit: Unit) -> Shard:
     try:
         # a plain view, because indexing an np.memmap is several times slower

@@ -6,7 +6,8 @@ An arm is written
 
 BASE is an estimator or a baseline, whose ranking is used; `top` or `bottom` of the method that
 selects; `random` (fresh rows, each once while the pool lasts); `repeated` (random candidates, as
-many as were selected, for as many epochs); `source-matched` (random candidates, as many of each
+many as were selected, for as many epochs); `all` (every candidate, for as many epochs: the one arm
+that trains on more tokens); `source-matched` (random candidates, as many of each
 source as were selected); `best-source` (the source that the selecting method likes best). `:TARGET`
 selects for that target alone, `-bottom` takes the other end, `@2` trains on twice the tokens, and
 `-8epochs` passes 8 times over what it selects. An arm selects as many tokens as it is trained on,
@@ -28,9 +29,9 @@ from dsdm.errors import ConfigError
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
 
-Control = Literal["random", "repeated", "source-matched", "best-source"]
+Control = Literal["random", "repeated", "all", "source-matched", "best-source"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
-Kind = Literal["top", "bottom", "random", "repeated", "source-matched", "best-source"]
+Kind = Literal["top", "bottom", "random", "repeated", "all", "source-matched", "best-source"]
 EvaluatedPart = Literal["tune", "report"]
 
 ARM = re.compile(
@@ -48,7 +49,8 @@ class CompareConfig(Config):
     """Folder of this comparison's models within the run, where a run has several comparisons."""
     arms: tuple[str, ...] = ("top", "random", "bottom")
     """METHOD, METHOD-bottom, METHOD:TARGET, top, bottom, random (fresh rows), random@2 (twice the
-    tokens), repeated (random, same epochs), source-matched, best-source, METHOD-8epochs."""
+    tokens), repeated (random, same epochs), all (every candidate, same epochs: more tokens),
+    source-matched, best-source, METHOD-8epochs."""
     epochs: float = 4.0
     """Passes over the selection; every arm gets as many training tokens."""
     seeds: int = 1
@@ -159,6 +161,8 @@ def _plain_arm(base: str, selecting_method: str, methods: tuple[str, ...]) -> Ar
         return Arm(base, "top" if base == "top" else "bottom", selecting_method)
     if base in ("random", "repeated"):
         return Arm(base, "random" if base == "random" else "repeated")
+    if base == "all":
+        return Arm(base, "all")
     if base in ("source-matched", "best-source"):
         kind: Kind = "source-matched" if base == "source-matched" else "best-source"
         return Arm(base, kind, selecting_method)

@@ -21,8 +21,13 @@ def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]
     """The cost of each stage of a comparison, in order."""
     assert experiment.compare is not None
     compare, arms = experiment.compare, experiment.compared_arms
-    budget = compare.epochs * sum(arm.budget for arm in arms)
-    tokens = budget * budget_tokens(experiment, measured.pool)
+    selected, pool = budget_tokens(experiment, measured.pool), measured.pool.tokens
+    tokens = sum(
+        pool * arm.budget * (arm.epochs or compare.epochs)
+        if arm.kind == "all"
+        else compare.epochs * arm.budget * selected
+        for arm in arms
+    )
     num_rates = len(compare.learning_rates)
     return {
         "baselines": _baselines(experiment, measured, arms).times(num_replicates(experiment)),
@@ -36,9 +41,10 @@ def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]
 def _baselines(experiment: Experiment, measured: Measured, arms: list[Arm]) -> Cost:
     methods = {arm.method for arm in arms} & set(BASELINE_NAMES)
     speed, pool_tokens = measured.speed, measured.pool.tokens
-    # Low loss is read off every proxy, SemDeDup embeds with the first.
-    passes = experiment.proxies.count * ("low_loss" in methods)
-    passes += experiment.baselines.semdedup.embedding == "proxy" and "semdedup" in methods
+    # Low loss is read off every proxy, the others embed with the first.
+    baselines, passes = experiment.baselines, experiment.proxies.count * ("low_loss" in methods)
+    passes += baselines.semdedup.embedding == "proxy" and "semdedup" in methods
+    passes += baselines.similarity.embedding == "proxy" and "similarity" in methods
     tokens = passes * pool_tokens
     return Cost(
         tokens=tokens,

@@ -73,6 +73,7 @@ def _question(run: Run, weights: dict[str, float], draft: Draft, advance: Advanc
         proxies=[partial(run.proxy, i) for i in range(experiment.proxies.count)],
         seed=experiment.seed,
         fingerprint=draft.fingerprint,
+        target_rows={name: run.target(name, "fit") for name in weights},
         advance=advance,
         count_flops=count_flops,
     )

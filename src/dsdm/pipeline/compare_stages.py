@@ -94,7 +94,7 @@ def _training(run: Run, arm: Arm, seed: int, train: TrainConfig) -> Work:
 
 def _ranking(run: Run, arm: Arm) -> list[Work]:
     """What an arm's choice of rows is read from, besides the pool."""
-    if arm.kind in ("random", "repeated"):
+    if arm.kind in ("random", "repeated", "all"):
         return []
     if arm.method in BASELINE_NAMES:
         return [baseline_work(run, arm.method, arm.target)]

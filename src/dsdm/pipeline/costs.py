@@ -18,7 +18,7 @@ from dsdm.pipeline.run import compare_folder
 BY_METHOD = ("directions", "scores", "baselines")
 """Stages whose folders hold one folder for each method."""
 TEXT_STAGES = ("tokenizer", "examples", "targets")
-NO_SELECTION = ("repeated",)
+NO_SELECTION = ("repeated", "all")
 
 
 def measured_costs(run_folder: Path) -> dict[str, MethodCost]:

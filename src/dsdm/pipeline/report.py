@@ -126,6 +126,7 @@ def _scored(pool: ScoredPool) -> dict[str, Any]:
         "num_other_sources": num_other,
         "score_figures": pool.figures(),
         "length_correlation": pool.length_correlation(),
+        "completion_correlation": pool.completion_correlation(),
         "examples": examples_browser(pool),
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
+from dsdm.data.examples import counted_lengths
 from dsdm.datamodel.calibration import load_exact
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.experiment import Experiment
@@ -79,8 +80,16 @@ class ScoredPool:
 
     def length_correlation(self) -> float:
         """Rank correlation of score with length; NaN where all lengths are the same."""
-        sample = self._sample
-        columns = [self.scores.values[sample], self.num_tokens[sample].astype(float)]
+        return self._correlation_with(self.num_tokens)
+
+    def completion_correlation(self) -> float:
+        """Rank correlation of score with what is learned of a conversation; NaN for documents."""
+        shards = [counted_lengths(path) for path in sorted(self.folder.glob("examples/[0-9]*"))]
+        found = [lengths for lengths in shards if lengths is not None]
+        return self._correlation_with(np.concatenate(found)) if found else math.nan
+
+    def _correlation_with(self, lengths: np.ndarray) -> float:
+        columns = [self.scores.values[self._sample], lengths[self._sample].astype(float)]
         return float(rank_correlations(columns)[0, 1])
 
     def agreement(self) -> list[Matrix]:

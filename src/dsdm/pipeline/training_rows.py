@@ -18,6 +18,9 @@ from dsdm.selection import Scores, SelectionConfig, select
 def training_order(run: Run, arm: Arm, seed: int) -> np.ndarray:
     """The rows that an arm is trained on, in order; every arm has as many tokens, but for a row.
 
+    As many conversations, where so many of them are selected: people count them, and completions
+    differ in length by more than arms should. `all` has as many epochs.
+
     Args:
         run: With the scores to rank by.
         arm: What to train on.
@@ -25,17 +28,19 @@ def training_order(run: Run, arm: Arm, seed: int) -> np.ndarray:
     """
     from dsdm.lm.train import epoch_order
 
-    compare = run.compare
-    budget = int(compare.epochs * arm.budget * _selected_tokens(run))
-    if arm.kind == "random":
+    compare, lengths = run.compare, _sizes(run)
+    budget = int(compare.epochs * arm.budget * _selected_size(run))
+    if arm.kind in ("random", "all"):
         kept = np.flatnonzero(allowed_candidates(run)[run.examples.candidate_of_row])
+        if arm.kind == "all":
+            return epoch_order(kept, arm.budget * (arm.epochs or compare.epochs), seed)
         rows = np.random.default_rng(seed).permutation(kept)
         # Fresh rows while the pool lasts.
-        passes = max(1.0, 1.001 * budget / max(1, run.examples.lengths[rows].sum()))
+        passes = max(1.0, 1.001 * budget / max(1, lengths[rows].sum()))
     else:
         rows = np.flatnonzero(np.isin(run.examples.candidate_of_row, _chosen(run, arm, seed)))
-        passes = 1.5 * budget / run.examples.lengths[rows].sum()
-    return cut_to_tokens(epoch_order(rows, passes, seed), run.examples.lengths, budget)
+        passes = 1.5 * budget / lengths[rows].sum()
+    return cut_to_tokens(epoch_order(rows, passes, seed), lengths, budget)
 
 
 def allowed_candidates(run: Run) -> np.ndarray:
@@ -99,6 +104,25 @@ def _select(
 ) -> np.ndarray:
     refuse = refusal(run, config, near_duplicates=is_top, also=held_out(run).tolist())
     return select(scores, config, bottom=bottom, is_refused=refuse)
+
+
+def _sizes(run: Run) -> np.ndarray:
+    """What each row counts for in an arm's budget."""
+    return np.ones(run.examples.num_rows, np.int64) if _by_number(run) else run.examples.lengths
+
+
+def _by_number(run: Run) -> bool:
+    """Whether arms are of equal numbers of rows instead of tokens."""
+    experiment = run.experiment
+    is_chat = experiment.pool.format == "conversations"
+    return is_chat and experiment.selection.candidates is not None
+
+
+def _selected_size(run: Run) -> int:
+    candidates = run.experiment.selection.candidates
+    if _by_number(run) and candidates is not None:
+        return candidates
+    return _selected_tokens(run)
 
 
 def _selected_tokens(run: Run) -> int:

@@ -54,6 +54,7 @@ class Report:
     num_other_sources: int = 0
     score_figures: Sequence[Figure] = ()
     length_correlation: float = math.nan
+    completion_correlation: float = math.nan
     examples: ExamplesBrowser | None = None
     agreements: Sequence[Agreement] = ()
     matrices: Sequence[Matrix] = ()
