@@ -61,12 +61,15 @@ def in_a_process(work, folder: Path, *shape: int) -> int:  # noqa: ANN001
 
 
 def make_model(folder: Path) -> None:
-    """Saves the base."""
-    from dsdm.lm.config import ModelConfig
+    """Saves the base, and adapters beside it."""
+    from dsdm.lm.config import LoraConfig, ModelConfig
     from dsdm.lm.model import load_model, save_model
 
     model = load_model(ModelConfig(config=SMOLLM2), vocab_size=VOCAB, eos=0, seed=0)
     save_model(model, folder / "base")
+    config = ModelConfig(path=str(folder / "base"), lora=LoraConfig())
+    (folder / "adapted").mkdir()
+    save_model(load_model(config, vocab_size=VOCAB, eos=0, seed=0), folder / "adapted")
 
 
 def infer(folder: Path, rows: int, row_tokens: int) -> None:
@@ -88,11 +91,9 @@ def score(folder: Path, rows: int, row_tokens: int) -> None:
     from dsdm.datamodel.directions import Direction
     from dsdm.datamodel.layers import linear_layers
     from dsdm.datamodel.scoring import score_forward
-    from dsdm.lm.config import LoraConfig, ModelConfig
-    from dsdm.lm.model import load_model
+    from dsdm.lm.model import load_saved
 
-    config = ModelConfig(path=str(folder / "base"), lora=LoraConfig())
-    model = load_model(config, vocab_size=VOCAB, eos=0, seed=0).eval()
+    model = load_saved(folder / "adapted")
     named = dict(model.named_parameters())
     names = [name for layer in linear_layers(model) for name in layer.parameter_names]
     direction = Direction({n: torch.randn_like(named[n]) for n in names}, "ekfac", "mix", "")

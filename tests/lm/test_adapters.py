@@ -20,6 +20,7 @@ from dsdm.datamodel.layers import linear_layers
 from dsdm.errors import ArtifactError, ModelError
 from dsdm.lm.config import LoraConfig, ModelConfig, TrainConfig
 from dsdm.lm.model import load_model, load_saved, save_model, training_passes
+from dsdm.lm.moments import load_moments
 from dsdm.lm.outputs import token_outputs
 from dsdm.lm.train import epoch_order, train
 from tests.conftest import ListRows, random_rows
@@ -144,6 +145,35 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
     resumed = trained(base, tmp_path / "cut")
     for name, tensor in trainable(whole).items():
         assert torch.equal(trainable(resumed)[name], tensor), name
+
+
+def test_checkpoints_that_are_kept_are_the_same_after_a_kill(base: Path, tmp_path: Path) -> None:
+    for name in ("whole", "cut"):
+        kept = {step: tmp_path / name / str(step) for step in (15, 30)}
+        if name == "cut":
+            for step in (18, 33):
+                with pytest.raises(KilledError):
+                    trained(base, tmp_path / "work", kept=kept, advance=killed_at(step))
+        trained(base, tmp_path / name / "work" if name == "whole" else tmp_path / "work", kept=kept)
+    for file in sorted((tmp_path / "whole").glob("*/*.*")):
+        if "work" not in file.parts:
+            other = tmp_path / "cut" / file.relative_to(tmp_path / "whole")
+            assert file.read_bytes() == other.read_bytes(), file
+    assert len(list((tmp_path / "cut").glob("*/*.safetensors"))) == 4
+
+
+def test_kept_moments_are_the_optimizer_s(base: Path, tmp_path: Path) -> None:
+    model = adapted(base)
+    result = train(model, ROWS, ORDER, TRAIN, work=tmp_path / "work", kept={1: tmp_path / "first"})
+    first = load_moments(tmp_path / "first")
+    assert first.steps == 1
+    assert set(first.first) == set(first.second) == set(trainable(model))
+    for name, second in first.second.items():
+        # After one step both are of a single gradient g: (1 - b1) g and (1 - b2) g^2.
+        b1, b2 = TRAIN.betas
+        expected = (first.first[name] / (1 - b1)).square() * (1 - b2)
+        torch.testing.assert_close(second, expected, rtol=1e-5, atol=1e-12)
+    assert result.moments.steps == result.steps
 
 
 def test_training_adapters_counts_no_gradients_of_the_base(base: Path) -> None:
