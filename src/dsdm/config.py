@@ -89,7 +89,7 @@ def _redacted(value: Any) -> Any:
 
 def fingerprint(value: object) -> str:
     """16 hexadecimal digits that depend on the content of `value` alone."""
-    encoded = msgspec.json.encode(value, order="sorted")
+    encoded = msgspec.json.encode(_without_later(value), order="sorted")
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 

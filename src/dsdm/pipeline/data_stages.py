@@ -13,6 +13,7 @@ from dsdm.data.overlap import count_overlap
 from dsdm.data.packing import pack_file
 from dsdm.data.tasks import TargetConfig, read_target_texts, write_target
 from dsdm.data.tokenizer import make_tokenizer
+from dsdm.errors import ModelError
 from dsdm.pipeline.run import PoolShard, Run
 from dsdm.pipeline.work import Advance, Work, fingerprints, progress
 
@@ -66,7 +67,15 @@ def _make_tokenizer(run: Run, draft: Draft) -> None:
     config = run.experiment.own_tokenizer
     first = [shard.file for shard in run.shards if shard.is_first]
     sample = read_sample(first, run.experiment.pool, config.sample_bytes)
-    tokenizer = make_tokenizer(config, (d.text for d in sample if d.text is not None))
+    try:
+        tokenizer = make_tokenizer(config, (d.text for d in sample if d.text is not None))
+    except ModelError as error:
+        if run.experiment.tokenizer.path == config.path:
+            raise
+        raise ModelError(
+            f"model {config.path}: cannot be made: it brings no tokenizer ({error}) Correct "
+            "`model.path`, or name the model's tokenizer in `tokenizer.path`."
+        ) from error
     tokenizer.save(draft.path)
     draft.counts["vocab_size"] = tokenizer.vocab_size
 

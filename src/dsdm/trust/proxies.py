@@ -15,10 +15,11 @@ NO_CURVATURE = ("gradient",)
 def unigram_entropy(rows: Rows) -> float:
     """The entropy of the rows' token frequencies, in nats: the least loss that these allow.
 
-    The first token of a row is not predicted, so it is not counted. Rows must hold many times as
+    Of the tokens whose prediction counts: a row's first never does. Rows must hold many times as
     many tokens as the vocabulary has entries; of few, the entropy comes out too low.
     """
-    predicted = [rows.row(i).tokens[1:] for i in range(len(rows.lengths))]
+    read = [rows.row(i) for i in range(len(rows.lengths))]
+    predicted = [row.tokens[row.is_counted] for row in read]
     counts = np.bincount(np.concatenate(predicted).astype(np.int64))
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
