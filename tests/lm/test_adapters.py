@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
 from dsdm.data.tokenizer import TokenizerConfig, make_tokenizer
-from dsdm.datamodel.layers import linear_layers
+from dsdm.datamodel.layers import linear_layers, moved_layers
 from dsdm.errors import ArtifactError, ModelError
 from dsdm.lm.config import LoraConfig, ModelConfig, TrainConfig
 from dsdm.lm.model import load_model, load_saved, save_model, training_passes
@@ -69,6 +69,7 @@ def test_the_layers_of_an_adapted_model_are_the_adapters(base: Path) -> None:
     assert len(names) == 2 * 7 * 2
     assert all(".lora_A." in name or ".lora_B." in name for name in names)
     assert set(names) == set(trainable(adapted(base)))
+    assert [layer.name for layer in moved_layers(adapted(base), embeddings=True)] == names
 
 
 def test_named_layers_alone_get_adapters(base: Path) -> None:
