@@ -61,7 +61,7 @@ def main() -> None:
     device = default_device()
     model = load_model(ModelConfig(config=GPT2), vocab_size=VOCAB, eos=0, seed=0, device=device)
     rows = RandomRows(options.rows)
-    direction = _random_direction(model)
+    direction = random_direction(model)
     step = 0.02 / exact_scores(model, direction, RandomRows(32), "margin", 8192).std()
 
     def plain() -> None:
@@ -75,7 +75,7 @@ def main() -> None:
     def backward() -> None:
         score_backward(model, [direction], rows, "margin", config)
 
-    seconds = _interleaved([plain, forward, backward], options.repeats)
+    seconds = interleaved([plain, forward, backward], options.repeats)
     write_figures(
         "scoring",
         [
@@ -85,14 +85,15 @@ def main() -> None:
     )
 
 
-def _random_direction(model: torch.nn.Module) -> Direction:
+def random_direction(model: torch.nn.Module) -> Direction:
+    """A direction that moves the linear layers, drawn anew with the same seed."""
     torch.manual_seed(0)
     named = dict(model.named_parameters())
     names = [name for layer in linear_layers(model) for name in layer.parameter_names]
     return Direction({n: torch.randn_like(named[n]) for n in names}, "random", "mix", "bench")
 
 
-def _interleaved(functions: list[Callable[[], None]], repeats: int) -> np.ndarray:
+def interleaved(functions: list[Callable[[], None]], repeats: int) -> np.ndarray:
     """Seconds of each function in each repeat, after one warm-up: shape (functions, repeats)."""
     seconds = np.zeros((len(functions), repeats + 1))
     for repeat in range(repeats + 1):
