@@ -23,6 +23,7 @@ test: $(DEV_STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_results.py
+	$(BIN)/python docs/make_performance.py
 
 bench: $(STAMP)
 	@set -e; for file in $(sort $(wildcard experiments/bench_*.py)); do \

@@ -270,8 +270,9 @@ def test_the_quickstart_reports_on_other_examples_than_it_selects_with():
         assert (len(selects), len(reports), len(selects & reports)) == (400, 300, 0)
 
 
-def test_the_results_page_is_what_the_results_hold():
-    script = ROOT / "docs" / "make_results.py"
+@pytest.mark.parametrize("name", ["make_results.py", "make_performance.py"])
+def test_pages_of_figures_are_what_the_results_hold(name: str):
+    script = ROOT / "docs" / name
     done = subprocess.run(
         [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
     )
