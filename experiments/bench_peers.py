@@ -111,7 +111,7 @@ def bench(
     rows = [row for one in measured for row in _figures(one, measured, exact)]
     rows += _best_figures(measured, exact["slope"])
     for entry, reason in (failed | failed_later).items():
-        rows.append(figure(f"speed.cpu.{entry.name}.failed", 1, reason[:200]))
+        rows.append(figure(f"speed.cpu.{entry.name}.failed", 1, reason[:200].replace("|", "/")))
     return rows
 
 

@@ -1,5 +1,6 @@
 """The other side of `peers.worker`: a method in a process, run on request."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -43,7 +44,11 @@ class MethodProcess:
                 text=True,
                 env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
             )
-        self._answer()
+        try:
+            self._answer()
+        except FailedError:
+            self.stop()
+            raise
 
     def run(self) -> dict[str, Any]:
         """One more run.
@@ -63,7 +68,8 @@ class MethodProcess:
         """Ends the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
