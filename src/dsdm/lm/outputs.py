@@ -9,7 +9,8 @@ The output f(x) of a sequence x is a mean over its counted tokens of
 Higher is better for both, so a product of a target's and a candidate's gradient is a utility.
 
 Logits are the largest tensor of a small model with a real vocabulary. Here they live for
-CHUNK_TOKENS tokens at a time, in the forward and in the backward pass.
+CHUNK_TOKENS tokens at a time, in the forward and in the backward pass. What is made of them, in
+fp32, lives for fewer still on the CPU, so that it never leaves the cache.
 """
 
 import math
@@ -26,6 +27,9 @@ from dsdm.lm.config import Output
 
 MAX_PROBABILITY = 1 - 1e-3
 CHUNK_TOKENS = 512
+CACHED_LOGITS = 1 << 19
+"""Logits that the CPU works on at a time: 2 MiB in fp32. Products with the output layer are made
+for more tokens than that, because each one arranges its weights anew."""
 
 
 def example_outputs(
@@ -144,9 +148,13 @@ def outputs_of_logits(
     logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, " tokens"], output: Output
 ) -> Float[Tensor, " tokens"]:
     """The output of each token given its logits, in fp32 at least."""
-    loglik = -nn.functional.cross_entropy(
-        at_least_float(logits), labels, ignore_index=IGNORED, reduction="none"
-    )
+    logliks = [
+        -nn.functional.cross_entropy(
+            at_least_float(logits[part]), labels[part], ignore_index=IGNORED, reduction="none"
+        )
+        for part in _cached_parts(logits)
+    ]
+    loglik = torch.cat(logliks)
     values = loglik if output == "loglik" else _margin(loglik)
     return values.where(labels != IGNORED, 0.0)
 
@@ -216,18 +224,9 @@ class _SummedLoglik(torch.autograd.Function):
         total = at_least_float(hidden.new_zeros(()))
         for part in _chunks(len(labels)):
             logits = nn.functional.linear(hidden[part], weight, bias)
-            log_p = torch.log_softmax(at_least_float(logits), 1)
-            index = labels[part].clamp(min=0)[:, None]
-            total += (log_p.gather(1, index) * counted[part]).sum()
-            if not any(needed):
-                continue
-            # 1[y] - p, as in `_grad_logits`; ignored tokens are left out on the narrow side.
-            grad = (
-                log_p.exp_()
-                .neg_()
-                .scatter_add_(1, index, torch.ones_like(index, dtype=log_p.dtype))
-            )
-            grad = grad.to(logits.dtype)
+            loglik, grad = _loglik_and_grad(logits, labels[part])
+            total += (loglik * counted[part]).sum()
+            # Ignored tokens are left out on the narrow side.
             if grad_hidden is not None:
                 grad_hidden[part] = (grad @ weight) * counted[part]
             if grad_weight is not None:
@@ -243,16 +242,41 @@ class _SummedLoglik(torch.autograd.Function):
         return *grads, None
 
 
+def _loglik_and_grad(
+    logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, " tokens"]
+) -> tuple[Float[Tensor, "tokens 1"], Float[Tensor, "tokens vocab"]]:
+    """Each token's log p, and its gradient 1[y] - p in the logits, which are overwritten."""
+    logliks = []
+    for part in _cached_parts(logits):
+        log_p = torch.log_softmax(at_least_float(logits[part]), 1)
+        index = labels[part].clamp(min=0)[:, None]
+        logliks.append(log_p.gather(1, index))
+        ones = torch.ones_like(index, dtype=log_p.dtype)
+        logits[part] = log_p.exp_().neg_().scatter_add_(1, index, ones)
+    return torch.cat(logliks), logits
+
+
 def _grad_logits(
     logits: Float[Tensor, "tokens vocab"],
     labels: Int[Tensor, " tokens"],
     grad_values: Float[Tensor, " tokens"],
     output: Output,
 ) -> Float[Tensor, "tokens vocab"]:
-    """The gradient of the weighted outputs in the logits.
+    """The gradient of the weighted outputs in the logits, which are overwritten.
 
     It is 1[y] - p for log p; for the margin that over 1 - p_y, and 0 where the margin is clamped.
     """
+    for part in _cached_parts(logits):
+        logits[part] = _grad_part(logits[part], labels[part], grad_values[part], output)
+    return logits
+
+
+def _grad_part(
+    logits: Float[Tensor, "tokens vocab"],
+    labels: Int[Tensor, " tokens"],
+    grad_values: Float[Tensor, " tokens"],
+    output: Output,
+) -> Float[Tensor, "tokens vocab"]:
     probabilities = torch.softmax(at_least_float(logits), 1)
     index = labels.clamp(min=0)[:, None]
     label_probability = probabilities.gather(1, index).squeeze(1)
@@ -261,13 +285,20 @@ def _grad_logits(
         clamped = label_probability >= MAX_PROBABILITY
         weights = weights.where(~clamped, 0.0) / (1 - label_probability).where(~clamped, 1.0)
     grad = probabilities.mul_(-weights[:, None])
-    grad.scatter_add_(1, index, weights[:, None].to(grad.dtype))
-    return grad.to(logits.dtype)
+    return grad.scatter_add_(1, index, weights[:, None].to(grad.dtype))
 
 
 def _chunks(num_tokens: int) -> Iterator[slice]:
     for start in range(0, num_tokens, CHUNK_TOKENS):
         yield slice(start, start + CHUNK_TOKENS)
+
+
+def _cached_parts(logits: Float[Tensor, "tokens vocab"]) -> Iterator[slice]:
+    """Parts of the tokens: all at once on a GPU, which works best on much."""
+    num_tokens, vocab = logits.shape
+    count = max(1, CACHED_LOGITS // vocab) if logits.device.type == "cpu" else num_tokens
+    for start in range(0, num_tokens, max(1, count)):
+        yield slice(start, start + count)
 
 
 def at_least_float(tensor: Tensor) -> Tensor:
