@@ -17,7 +17,7 @@ from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.gradients import mean_gradient
 from dsdm.datamodel.layers import linear_layers
-from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
+from dsdm.datamodel.scoring import calibrate, score_backward, score_forward
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.model import autocast, load_saved
 from dsdm.lm.train import train
@@ -82,9 +82,7 @@ def _training_step(job: Job) -> Method:
 def _forward(job: Job) -> Method:
     model, config = load_saved(job.folder / "model"), _config(job)
     direction = mean_direction(model, job.targets, config.batch_tokens)
-    rows = TokenRows(job.candidates[:STEP_ROWS])
-    spread = exact_scores(model, direction, rows, OUTPUT, config.batch_tokens).std()
-    step = config.effect_nats / spread
+    step = calibrate(model, direction, TokenRows(job.candidates[:STEP_ROWS]), OUTPUT, config).step
 
     def score(candidates: np.ndarray) -> np.ndarray:
         return score_forward(model, direction, TokenRows(candidates), OUTPUT, step, config)

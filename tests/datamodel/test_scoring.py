@@ -135,6 +135,14 @@ def test_calibration_sets_the_step_from_the_effect() -> None:
     assert calibration.step * calibration.spread <= CONFIG.effect_nats + 1e-12
 
 
+def test_calibration_takes_the_step_that_agrees_best() -> None:
+    model, rows = tiny_model(), random_rows(8)
+    calibration = calibrate(model, random_direction(model), rows, "margin", CONFIG)
+    # In fp64 nothing is rounded that matters, so the smallest step is the best.
+    effect = calibration.step * calibration.spread
+    assert effect == pytest.approx(CONFIG.effect_nats / 16)
+
+
 def test_disagreement_with_the_derivative_is_an_error_with_the_numbers() -> None:
     model, rows = tiny_model(), random_rows(8)
     config = ScoresConfig(effect_nats=1e6, precision="float32")

@@ -73,7 +73,8 @@ class ScoresConfig(Config):
     per_example: int = 0
     """So many examples of each target are scored by themselves too (needs `backward`)."""
     effect_nats: float = 0.02
-    """Forward step: the standard deviation of its effect on the calibration rows' outputs."""
+    """Largest forward step: the standard deviation of its effect on the calibration rows' outputs.
+    A quarter and a sixteenth of it are tried too, and the best is taken."""
     calibration_rows: int = 128
     """Rows on which the step is set, the forward scores are checked and directions are scaled."""
     min_correlation: float = 0.98

@@ -33,6 +33,9 @@ BACKWARD_PASSES = 3.0
 """What backward scoring costs in forward passes, whatever the number of directions: forward,
 backward without weight gradients, and the examples' gradients, which serve every direction."""
 
+SHRINKS = (1, 1 / 4, 1 / 16)
+"""Parts of the largest step that are tried: curvature shows at large ones, rounding at small."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -54,7 +57,7 @@ Advance = Callable[[int], None]
 def calibrate(
     model: PreTrainedModel, direction: Direction, rows: Rows, output: Output, config: ScoresConfig
 ) -> Calibration:
-    """Sets the step for `score_forward` from its effect and checks it against the derivative.
+    """Sets the step for `score_forward`, from its effect, to what agrees best with the derivative.
 
     Raises:
         NumericalError: no step makes the two agree.
@@ -66,22 +69,22 @@ def calibrate(
             f"direction {direction.method} for {direction.target}: the spread of its scores on "
             f"{len(exact)} rows is {spread}. The direction is not usable."
         )
-    tried = []
-    # Curvature shows at large steps, rounding at small ones.
-    for shrink in (1, 1 / 4, 1 / 16):
-        step = shrink * config.effect_nats / spread
-        forward = score_forward(model, direction, rows, output, step, config)
-        correlation = float(np.corrcoef(exact, forward)[0, 1])
-        tried.append(f"{correlation:.4f} at step {step:.3g}")
-        if correlation >= config.min_correlation:
-            passes = EXACT_PASSES + FORWARD_PASSES * len(tried)
-            return Calibration(spread, step, correlation, passes)
-    raise NumericalError(
-        f"direction {direction.method} for {direction.target}: forward scores disagree with the "
-        f"exact derivative on {len(exact)} rows: correlation {', '.join(tried)}; "
-        f"{config.min_correlation} is required. Train the proxies longer, set scores.method to "
-        "backward, or scores.precision to float32."
-    )
+    steps = [shrink * config.effect_nats / spread for shrink in SHRINKS]
+    found = [score_forward(model, direction, rows, output, step, config) for step in steps]
+    # Scores that are all the same correlate with nothing: NaN.
+    correlations = np.nan_to_num([np.corrcoef(exact, forward)[0, 1] for forward in found], nan=-1.0)
+    best = int(np.argmax(correlations))
+    if correlations[best] < config.min_correlation:
+        pairs = zip(correlations, steps, strict=True)
+        tried = ", ".join(f"{correlation:.4f} at step {step:.3g}" for correlation, step in pairs)
+        raise NumericalError(
+            f"direction {direction.method} for {direction.target}: forward scores disagree with "
+            f"the exact derivative on {len(exact)} rows: correlation {tried}; "
+            f"{config.min_correlation} is required. Train the proxies longer, set scores.method to "
+            "backward, or scores.precision to float32."
+        )
+    passes = EXACT_PASSES + FORWARD_PASSES * len(SHRINKS)
+    return Calibration(spread, steps[best], float(correlations[best]), passes)
 
 
 def random_rows(rows: Rows, count: int, seed: int) -> Subset:

@@ -1,7 +1,7 @@
 """What each stage of a run costs, counted in tokens and passes at measured speeds."""
 
 from dsdm.datamodel.config import scored_targets, scores_forward
-from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES
+from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, num_candidates
@@ -92,7 +92,7 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
     wanted = _num_wanted(experiment)
     slope_passes = EXACT_PASSES * num_directions
     if scores_forward(scores, wanted):
-        slope_passes += (EXACT_PASSES + FORWARD_PASSES) * wanted
+        slope_passes += (EXACT_PASSES + FORWARD_PASSES * len(SHRINKS)) * wanted
     slope_tokens = slope_passes * scores.calibration_rows * row_tokens
     extra, solving, state = _curvature(method, experiment, measured, sample)
     gradient_flops = 3 * speed.flops_a_token
