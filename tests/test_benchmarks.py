@@ -31,7 +31,7 @@ def toy_jobs(folder: Path) -> dict[str, Path]:
         width=32,
         vocab=300,
         row_tokens=24,
-        candidates=12,
+        candidates=64,
         trak_candidates=6,
         targets=4,
         batch_rows=4,
@@ -95,22 +95,22 @@ METHODS = [("plain", None), ("forward", "slope"), ("nothing", None)]
 
 
 @pytest.mark.parametrize(
-    ("peer", "method", "claim"),
+    ("peer", "method", "claim", "least"),
     [
-        ("bergson", "score_full", "slope"),
-        ("dattri-llm", "score", "slope"),
-        ("kronfluence", "score", "ekfac"),
-        ("traker", "trak", "trak"),
-        ("dattri", "trak", "trak"),
+        ("bergson", "score_full", "slope", 0.99),
+        ("dattri-llm", "score", "slope", 0.99),
+        ("kronfluence", "score", "ekfac", 0.95),
+        ("traker", "trak", "trak", 0.5),
+        ("dattri", "trak", "trak", 0.5),
     ],
 )
 def test_a_peer_computes_what_it_claims(
-    peer: str, method: str, claim: str, jobs: dict[str, Path]
+    peer: str, method: str, claim: str, least: float, jobs: dict[str, Path]
 ) -> None:
     exact = module("peers.exact").all_exact(jobs)[claim]
     answer = run(peer, method, "float32", jobs["trak" if method == "trak" else "all"])
-    # Random projections of 512 dimensions agree roughly; the others compute the very thing.
-    assert agreement(answer["scores"], exact) > (0.5 if method == "trak" else 0.99)
+    # Random projections of 512 dimensions agree roughly, and two curvatures of 12 rows nearly.
+    assert agreement(answer["scores"], exact) > least
 
 
 def test_training_is_measured_against_matrix_products() -> None:

@@ -77,7 +77,6 @@ class MethodProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait()
             raise FailedError(self._last_words())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -85,7 +84,9 @@ class MethodProcess:
         return answer
 
     def _last_words(self) -> str:
-        lines = [
-            line for line in self._log.read_text(errors="replace").splitlines() if line.strip()
-        ]
-        return lines[-1] if lines else f"exit code {self._process.returncode}"
+        code = self._process.wait()
+        if code < 0:
+            return f"its process was killed by signal {-code}, as for want of memory"
+        log = self._log.read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in log.splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit code {code}"
