@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import Row
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
-from dsdm.datamodel.cosines import AdamSteps, direction_length, score_unit
+from dsdm.datamodel.cosines import AdamSteps, cosine_scores, score_unit
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.estimators import Problem
 from dsdm.datamodel.estimators.less import estimate_less
@@ -155,8 +155,7 @@ def test_cosines_are_those_of_whole_gradients(
 ) -> None:
     directions = [random_direction(model, seed) for seed in (0, 1)]
     config = ScoresConfig(batch_tokens=batch_tokens, precision="float32")
-    lengths = [direction_length(direction) for direction in directions]
-    ours = score_unit(model, directions, POOL, output, config) / lengths
+    ours = cosine_scores(model, directions, POOL, output, config)
     for row, values in zip(POOL.rows, ours, strict=True):
         gradient = example_gradient(model, row, output, list(directions[0].tensors))
         for direction, value in zip(directions, values, strict=True):

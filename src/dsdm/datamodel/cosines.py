@@ -93,8 +93,20 @@ def score_unit(
     return scores
 
 
-def direction_length(direction: Direction) -> float:
-    """The norm over all that the direction moves."""
+def cosine_scores(
+    model: PreTrainedModel,
+    directions: Sequence[Direction],
+    rows: Rows,
+    output: Output,
+    config: ScoresConfig,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Float[np.ndarray, "rows directions"]:
+    """<u, g> / (|u| |g|) of each row's output gradient g and each direction u, in -1..1."""
+    scores = score_unit(model, directions, rows, output, config, advance=advance)
+    return np.asarray(scores / [_length(direction) for direction in directions])
+
+
+def _length(direction: Direction) -> float:
     return float(torch.stack([t.double().norm() for t in direction.tensors.values()]).norm())
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import LESS, MIX, ScoresConfig, scored_targets, scores_forward
-from dsdm.datamodel.cosines import AdamSteps, direction_length, score_unit
+from dsdm.datamodel.cosines import AdamSteps, cosine_scores, score_unit
 from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import CALIBRATION, direction_path
 from dsdm.datamodel.scoring import (
@@ -158,8 +158,7 @@ def _score(
     """Scores by method and target, and their cost in forward passes."""
     names = [(direction.method, direction.target) for direction in directions]
     if config.cosine:
-        found = score_unit(model, directions, rows, output, config, advance=advance)
-        found /= np.array([direction_length(direction) for direction in directions])
+        found = cosine_scores(model, directions, rows, output, config, advance)
         return dict(zip(names, found.T, strict=True)), BACKWARD_PASSES
     if not scores_forward(config, len(directions)):
         scores = score_backward(model, directions, rows, output, config, advance)

@@ -119,11 +119,11 @@ def _scores_file(run: Run, method: str, proxy: int) -> Path:
 
 
 def _write_cosines(run: Run, number: int, gradient: Path, draft: Draft) -> None:
+    from dsdm.datamodel.cosines import cosine_scores
     from dsdm.datamodel.directions import load_direction
     from dsdm.datamodel.estimate import direction_path
     from dsdm.datamodel.scoring import BACKWARD_PASSES
     from dsdm.lm.model import flops_per_token
-    from dsdm.trust.cosine import cosine_scores
 
     experiment, examples, model = run.experiment, run.examples, run.proxy(number)
     directions = [
@@ -133,9 +133,8 @@ def _write_cosines(run: Run, number: int, gradient: Path, draft: Draft) -> None:
         cosines = cosine_scores(
             model, directions, examples, experiment.directions.output, experiment.scores, advance
         )
-    # Counted as scoring is, and a second pass for the norms.
     seq = int(examples.lengths.max())
-    draft.flops = (BACKWARD_PASSES + 2.0) * examples.num_tokens * flops_per_token(model, seq)
+    draft.flops = BACKWARD_PASSES * examples.num_tokens * flops_per_token(model, seq)
     # As a candidate's other scores: by predictions, of which a row of n tokens has n - 1.
     weights = np.maximum(examples.lengths - 1, 1).astype(np.float64)
     columns = {

@@ -14,8 +14,8 @@ from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.layers import layers_named
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.evaluation.evaluate import example_losses
-from dsdm.trust.cosine import gradient_norms
 from dsdm.trust.measured import ProxyLoss
+from dsdm.trust.norms import gradient_norms
 from dsdm.trust.proxies import token_mean
 from dsdm.trust.slopes import row_slopes, scored_direction, scorer_slopes, target_slopes
 
