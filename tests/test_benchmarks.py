@@ -99,7 +99,7 @@ METHODS = [("plain", None), ("forward", "slope"), ("nothing", None)]
     [
         ("bergson", "score_full", "slope", 0.99),
         ("dattri-llm", "score", "slope", 0.99),
-        ("kronfluence", "score", "ekfac", 0.95),
+        ("kronfluence", "score", "ekfac", 0.99),
         ("traker", "trak", "trak", 0.5),
         ("dattri", "trak", "trak", 0.5),
     ],
@@ -109,7 +109,7 @@ def test_a_peer_computes_what_it_claims(
 ) -> None:
     exact = module("peers.exact").all_exact(jobs)[claim]
     answer = run(peer, method, "float32", jobs["trak" if method == "trak" else "all"])
-    # Random projections of 512 dimensions agree roughly, and two curvatures of 12 rows nearly.
+    # Random projections of 512 dimensions agree roughly; the others compute the very thing.
     assert agreement(answer["scores"], exact) > least
 
 
