@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEV_STAMP := .venv/.installed-dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: install demo check test docs bench
+.PHONY: install demo check test docs bench bench-peers
 
 install: $(STAMP)
 
@@ -26,9 +26,13 @@ docs: $(STAMP)
 	$(BIN)/python docs/make_performance.py
 
 bench: $(STAMP)
-	@set -e; for file in $(sort $(wildcard experiments/bench_*.py)); do \
+	@set -e; for file in $(sort $(filter-out %bench_peers.py,$(wildcard experiments/bench_*.py))); do \
 	  echo "$$file"; $(BIN)/python "$$file"; \
 	done
+
+# Installs an environment for each peer under build/peers first: several GB.
+bench-peers: $(STAMP)
+	$(BIN)/python experiments/bench_peers.py
 
 .venv/pyvenv.cfg:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dsdm needs Python 3.11 or newer; run make with PYTHON=python3.11")'
