@@ -111,6 +111,22 @@ def test_views_of_candidates_agree_with_each_other(
         assert len(tokens) == examples.candidate_tokens[candidate] == lines[candidate]["num_tokens"]
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_some_rows_and_candidates_are_found_where_they_lie(
+    tmp_path: Path, pool: PoolConfig, tokenizer: Tokenizer, unit: Unit
+) -> None:
+    examples = packed(tmp_path, pool, tokenizer, ExamplesConfig(unit=unit, row_tokens=8))
+    assert len(examples.shards) > 1
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, len(examples), 50)
+    assert examples.lengths_of(rows).tolist() == examples.lengths[rows].tolist()
+    some = np.sort(rng.choice(examples.num_candidates, 20, replace=False))
+    assert examples.tokens_in(some).tolist() == examples.candidate_tokens[some].tolist()
+    mine = np.flatnonzero(np.isin(examples.candidate_of_row, some))
+    assert examples.rows_of(some).tolist() == mine.tolist()
+    assert not len(examples.rows_of(some[:0])) + len(examples.tokens_in(some[:0]))
+
+
 def test_a_document_candidate_is_the_text_it_was(
     tmp_path: Path, pool: PoolConfig, tokenizer: Tokenizer
 ) -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dsdm.data.sequences import Row, Rows, Subset
+from dsdm.data.sequences import Row, Rows, Subset, lengths_of, num_rows
 
 __all__ = [
     "IGNORED",
@@ -18,6 +18,8 @@ __all__ = [
     "Subset",
     "collate",
     "iter_batches",
+    "lengths_of",
+    "num_rows",
     "plan_batches",
     "present_positions",
     "with_context",

@@ -67,7 +67,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Examples:
-    """All rows of the pool, in the order of its files. Implements `Rows`."""
+    """All rows of the pool, in the order of its files. Implements `Rows` and `ManyRows`."""
 
     shards: tuple[Shard, ...]
     unit: Unit
@@ -87,10 +87,47 @@ class Examples:
         """Tokens in all rows."""
         return sum(len(shard.tokens) for shard in self.shards)
 
+    def __len__(self) -> int:
+        """Rows in all shards."""
+        return self.num_rows
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens in each row, int32, shape (rows,)."""
         return np.concatenate([shard.rows["length"] for shard in self.shards])
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens in some of the rows, int32, shape (indices,), read where they lie."""
+        lengths = np.empty(len(indices), np.int32)
+        shard_of = np.searchsorted(self._first_rows, indices, side="right") - 1
+        for number in np.unique(shard_of):
+            here = shard_of == number
+            shard = self.shards[number]
+            lengths[here] = shard.rows["length"][indices[here] - shard.first_row]
+        return lengths
+
+    def rows_of(self, candidates: np.ndarray) -> np.ndarray:
+        """The sorted rows that belong to some candidates, which are sorted."""
+        if self.unit == "row":
+            return candidates
+        found = [np.zeros(0, np.int64)]
+        for shard, local in self._by_shard(candidates):
+            documents = np.asarray(shard.rows["document"])
+            firsts, ends = (np.searchsorted(documents, local, side) for side in ("left", "right"))
+            found += [
+                np.arange(first, end) + shard.first_row
+                for first, end in zip(firsts.tolist(), ends.tolist(), strict=True)
+            ]
+        return np.concatenate(found)
+
+    def tokens_in(self, candidates: np.ndarray) -> np.ndarray:
+        """Tokens in some candidates, which are sorted; int64, shape (candidates,)."""
+        if self.unit == "row":
+            return self.lengths_of(candidates).astype(np.int64)
+        found = [np.zeros(0, np.int64)]
+        for shard, local in self._by_shard(candidates):
+            found.append(_documents(shard, ["num_tokens"])["num_tokens"].to_numpy()[local])
+        return np.concatenate(found)
 
     @cached_property
     def candidate_of_row(self) -> np.ndarray:
@@ -155,6 +192,14 @@ class Examples:
         lines = block.take(pa.array(records["document"] - first_document))
         lengths = pa.array(records["length"].astype(np.int64))
         return lines.set_column(4, "num_tokens", lengths), first_row
+
+    def _by_shard(self, candidates: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
+        """The shards of sorted candidates, and their numbers within each."""
+        for shard in self.shards:
+            first = shard.first_candidate
+            here = slice(*np.searchsorted(candidates, [first, first + shard.num_candidates]))
+            if len(candidates[here]):
+                yield shard, candidates[here] - first
 
     @cached_property
     def _first_rows(self) -> list[int]:

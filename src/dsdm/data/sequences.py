@@ -1,5 +1,6 @@
 """Rows of tokens, apart from torch so that the command line starts at once."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -39,6 +40,27 @@ class Rows(Protocol):
         ...
 
 
+@runtime_checkable
+class ManyRows(Sized, Protocol):
+    """What rows have that may be too many for an array of all their lengths."""
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens in some of the rows, shape (indices,)."""
+        ...
+
+
+def lengths_of(rows: Rows, indices: np.ndarray) -> np.ndarray:
+    """Tokens in some of the rows, shape (indices,)."""
+    if isinstance(rows, ManyRows):
+        return rows.lengths_of(indices)
+    return np.asarray(rows.lengths[indices])
+
+
+def num_rows(rows: Rows) -> int:
+    """How many rows there are."""
+    return len(rows) if isinstance(rows, ManyRows) else len(rows.lengths)
+
+
 @dataclass(frozen=True)
 class WholeRows:
     """The same rows, in which the context's predictions count as the answer's do."""
@@ -65,8 +87,42 @@ class Subset:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens in each row, shape (rows,)."""
-        return np.asarray(self.rows.lengths[self.indices])
+        return lengths_of(self.rows, self.indices)
 
     def row(self, index: int) -> Row:
         """The row at `index` of the subset."""
         return self.rows.row(int(self.indices[index]))
+
+
+@dataclass(frozen=True)
+class AllBut:
+    """The first `end` rows of another source, in order, without a few."""
+
+    rows: Rows
+    end: int
+    left_out: np.ndarray
+    """Sorted row numbers below `end`."""
+
+    def __len__(self) -> int:
+        """How many rows are left."""
+        return self.end - len(self.left_out)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row, shape (rows,)."""
+        return self.lengths_of(np.arange(len(self)))
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens in some of the rows, shape (indices,)."""
+        return lengths_of(self.rows, self.originals(indices))
+
+    def originals(self, indices: np.ndarray) -> np.ndarray:
+        """What rows the other source has at these indices."""
+        # As many rows are left before the k-th that is left out as its number less k.
+        left_before = self.left_out - np.arange(len(self.left_out))
+        originals: np.ndarray = indices + np.searchsorted(left_before, indices, side="right")
+        return originals
+
+    def row(self, index: int) -> Row:
+        """The row at `index` of those that are left."""
+        return self.rows.row(int(self.originals(np.array([index]))[0]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-from dsdm.data.batches import IGNORED, Batch, Rows, Subset, iter_batches
+from dsdm.data.batches import IGNORED, Batch, Rows, Subset, iter_batches, num_rows
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.gradients import Factors, factors_of
@@ -90,8 +90,8 @@ def calibrate(
 def random_rows(rows: Rows, count: int, seed: int) -> Subset:
     """`count` random rows in their order, all where there are fewer."""
     rng = np.random.default_rng(seed)
-    count = min(count, len(rows.lengths))
-    return Subset(rows, np.sort(rng.choice(len(rows.lengths), count, replace=False)))
+    count = min(count, num_rows(rows))
+    return Subset(rows, np.sort(rng.choice(num_rows(rows), count, replace=False)))
 
 
 def score_forward(

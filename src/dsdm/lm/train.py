@@ -27,7 +27,7 @@ from dsdm.artifacts import (
     writing,
 )
 from dsdm.config import differences
-from dsdm.data.batches import IGNORED, Batch, Rows, collate, plan_batches
+from dsdm.data.batches import IGNORED, Batch, Rows, collate, lengths_of, plan_batches
 from dsdm.errors import ArtifactError, NumericalError
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.lm.model import (
@@ -117,7 +117,7 @@ def train(
     model.eval()
     check_finite(model)
     passes = training_passes(model)
-    flops = passes * trainer.tokens * flops_per_token(model, int(rows.lengths[order].max()))
+    flops = passes * trainer.tokens * flops_per_token(model, int(lengths_of(rows, order).max()))
     return TrainResult(
         trainer.step,
         trainer.tokens,
@@ -154,7 +154,7 @@ class _Trainer:
         self.config = config
         self.content = training_content(config)
         self.checkpoint = work / CHECKPOINT
-        self.steps = plan_steps(rows.lengths[order], config.batch_tokens, config.batch_rows)
+        self.steps = plan_steps(lengths_of(rows, order), config.batch_tokens, config.batch_rows)
         self.optimizer = _make_optimizer(model, config)
         self.device = next(model.parameters()).device
         steps = str(len(self.steps))
@@ -178,7 +178,7 @@ class _Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        tokens = int(self.rows.lengths[part].sum())
+        tokens = int(lengths_of(self.rows, part).sum())
         self.step += 1
         self.tokens += tokens
         if self.step in self.kept:
@@ -202,7 +202,7 @@ class _Trainer:
         return loss
 
     def _micro_batches(self, part: np.ndarray) -> Iterator[Batch]:
-        for indices in plan_batches(self.rows.lengths[part], self.config.micro_batch_tokens):
+        for indices in plan_batches(lengths_of(self.rows, part), self.config.micro_batch_tokens):
             yield collate([self.rows.row(int(i)) for i in part[indices]])
 
     def _log(self) -> None:

@@ -126,7 +126,9 @@ def _draw(run: Run, config: LdsConfig, subset: _Subset) -> np.ndarray:
     seed = partial(derived_seed, run.experiment.seed, STAGE, subset.kind, subset.number)
     candidates, sources = _first_candidates(run)
     weights = np.zeros(len(candidates))
-    weights[np.unique(run.examples.candidate_of_row[usable_rows(run)])] = 1.0
+    usable = usable_rows(run)
+    rows = usable.originals(np.arange(len(usable)))
+    weights[np.unique(run.examples.candidate_of_row[rows])] = 1.0
     if subset.kind == "skewed":
         weights *= source_weights(sources, config.skew, seed("sources"))
     tokens = candidates["num_tokens"].to_numpy().astype(np.int64)

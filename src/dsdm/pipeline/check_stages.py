@@ -92,7 +92,8 @@ def sampled_rows(run: Run, config: CheckConfig) -> np.ndarray:
     """The rows of the pool that the check looks at, sorted."""
     rows = usable_rows(run)
     rng = np.random.default_rng(_seed(run, config, "rows"))
-    return np.sort(rng.choice(rows, min(config.rows, len(rows)), replace=False))
+    drawn = rng.choice(len(rows), min(config.rows, len(rows)), replace=False)
+    return rows.originals(np.sort(drawn))
 
 
 def seen_rows(run: Run, config: CheckConfig, number: int) -> np.ndarray:
@@ -224,9 +225,9 @@ def _curvature_rows(run: Run, config: CheckConfig) -> tuple[Subset, bool]:
     from dsdm.datamodel.scoring import random_rows
     from dsdm.trust.sample import other_rows
 
-    pool, directions = Subset(run.examples, usable_rows(run)), run.experiment.directions
+    pool, directions = usable_rows(run), run.experiment.directions
     own = random_rows(pool, directions.curvature_rows, directions_seed(run, PROBED))
-    other = other_rows(own.indices, len(pool.indices), _seed(run, config, "curvature"))
+    other = other_rows(own.indices, len(pool), _seed(run, config, "curvature"))
     return (own, False) if other is None else (Subset(pool, other), True)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from dsdm.artifacts import Draft, write_json
 from dsdm.config import as_dict, fingerprint
 from dsdm.data.overlap import DEFAULT_WORDS
-from dsdm.data.sequences import Rows, Subset
+from dsdm.data.sequences import AllBut, Rows
 from dsdm.data.tasks import Part
 from dsdm.datamodel.config import LESS, scored_targets, scores_forward
 from dsdm.errors import ConfigError, DataError
@@ -83,19 +83,19 @@ def scores_work(run: Run) -> Iterator[Work]:
             yield Work("scores", path, {}, inputs, partial(_score_one, score, path), shared)
 
 
-def usable_rows(run: Run) -> np.ndarray:
+def usable_rows(run: Run) -> AllBut:
     """Rows of the first pool, in order, without those of dropped candidates.
 
     Raises:
         DataError: every candidate is dropped.
     """
-    rows = np.arange(run.num_first_rows)
-    candidates = run.examples.candidate_of_row[rows]
-    usable = rows[~np.isin(candidates, run.droppable)]
+    end = run.num_first_rows
+    dropped = run.examples.rows_of(run.droppable)
+    usable = AllBut(run.examples, end, dropped[dropped < end])
     if not len(usable):
         raise DataError(
-            f"drop_overlap: all {len(np.unique(candidates)):,} candidates of the pool share "
-            f"{DEFAULT_WORDS} words in a row with a target, so that none of its {len(rows):,} rows "
+            f"drop_overlap: all {len(run.droppable):,} candidates of the pool share "
+            f"{DEFAULT_WORDS} words in a row with a target, so that none of its {end:,} rows "
             "is left. Set `drop_overlap` to false, or give another pool or other targets."
         )
     return usable
@@ -168,7 +168,7 @@ def train_model(
     # Beside the draft, which is emptied when a killed run begins again.
     work = training_folder(draft)
     title = "/".join(draft.target.parts[-2:])
-    lengths = run.examples.lengths[order]
+    lengths = run.examples.lengths_of(order)
     tokens = int(lengths.sum())
     num_steps = len(plan_steps(lengths, train.batch_tokens, train.batch_rows))
     kept = keep.folders(work, num_steps)
@@ -222,7 +222,8 @@ def _train_proxy(run: Run, number: int, draft: Draft) -> None:
     seed = derived_seed(experiment.seed, "proxy", number)
     rows = usable_rows(run)
     count = max(1, round(proxies.fraction * len(rows)))
-    subset = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+    drawn = np.random.default_rng(seed).choice(len(rows), count, replace=False)
+    subset = rows.originals(np.sort(drawn))
     np.save(draft.path / "subset.npy", subset)
     order = epoch_order(subset, proxies.epochs, seed)
     keep = Keep(proxies.checkpoints, proxies.moments)
@@ -238,7 +239,7 @@ def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> N
         proxy=proxy,
         targets=target_rows(run, "fit"),
         weights={target.name: target.weight for target in experiment.targets},
-        pool=Subset(run.examples, usable_rows(run)),
+        pool=usable_rows(run),
         seed=directions_seed(run, number),
         moments=run.point_folder(number),
     )

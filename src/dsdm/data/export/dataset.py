@@ -70,7 +70,7 @@ def export_dataset(
     def shards() -> Iterator[ChosenShard]:
         return iter_chosen(examples, chosen, scores, pool_files)
 
-    lengths = examples.candidate_tokens[chosen]
+    lengths = examples.tokens_in(chosen)
     if config.format == "parquet":
         schema = common_schema(shards(), pool_config, tokenizer)
         batches = cast_records(shards(), pool_config, tokenizer, schema)
