@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from dsdm.errors import DataError
+
 SMALL_BYTES = 16 << 20
 END_BYTES = 1 << 20
 
@@ -13,16 +15,21 @@ END_BYTES = 1 << 20
 def contents_fingerprint(places: Iterable[str | None]) -> str:
     """Identifies the bytes of every file on this machine that paths, globs and folders name.
 
-    Names of a hub or of lm-eval and URLs have no file here and count for nothing, nor does a file
-    that can't be read: reading it says what is wrong.
+    Names of a hub or of lm-eval and URLs have no file here and count for nothing.
+
+    Raises:
+        DataError: a file can't be read.
     """
     digest = hashlib.sha256()
     for place in places:
         for path in _local_files(place):
             try:
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
-            except OSError:
-                continue
+            except OSError as error:
+                raise DataError(
+                    f"{path}: cannot be read ({error.strerror or error}). Correct its path or its "
+                    "permissions, or see to the disk, then run the same command again."
+                ) from error
     return digest.hexdigest()[:16]
 
 

@@ -1,7 +1,10 @@
 """Text to token ids and back."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,11 +105,25 @@ class Tokenizer:
         eos = self.backend.id_to_token(self.eos)
         # Of special tokens only a chat template makes use.
         chat = {} if self.chat_template is None else dict(self.special_tokens)
-        PreTrainedTokenizerFast(
+        whole = PreTrainedTokenizerFast(
             tokenizer_object=self.backend,
             **(chat | {"eos_token": eos, "pad_token": eos}),
             **({} if self.chat_template is None else {"chat_template": self.chat_template}),
-        ).save_pretrained(folder)
+        )
+        with _rust_errors():
+            whole.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _rust_errors() -> Iterator[None]:
+    """`tokenizers` says `... (os error 28)` of a full disk, in an exception of no kind."""
+    try:
+        yield
+    except Exception as error:  # what comes from Rust has no base
+        found = re.search(r"\(os error (\d+)\)$", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def make_tokenizer(config: TokenizerConfig, texts: Iterator[str]) -> Tokenizer:
