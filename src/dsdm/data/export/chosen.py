@@ -80,16 +80,28 @@ def iter_chosen(
     for shard, file in zip(examples.shards, pool_files, strict=True):
         first, end = shard.first_candidate, shard.first_candidate + shard.num_candidates
         here = slice(*np.searchsorted(chosen, [first, end]))
-        candidates = chosen[here]
-        if len(candidates):
-            table = examples.candidates_table(shard)
-            ends = np.cumsum(table["num_tokens"].to_numpy())
-            local = candidates - first
-            table = table.take(pa.array(local))
-            # candidates lie one after another in the shard, with nothing between
-            starts = ends[local] - table["num_tokens"].to_numpy()
+        if len(chosen[here]):
+            table, starts = _lines_of(examples, shard, chosen[here])
             values = scores[here].astype(np.float64)
             yield ChosenShard(file, shard, examples.unit, table, starts, values)
+
+
+def _lines_of(
+    examples: Examples, shard: Shard, candidates: np.ndarray
+) -> tuple[pa.Table, np.ndarray]:
+    """The lines of a shard's chosen candidates, and where each one's tokens start in the shard."""
+    tables, starts = [], []
+    # Candidates lie one after another in the shard, with nothing between.
+    first, offset = shard.first_candidate, 0
+    for _, block in examples.read_candidates(shard):
+        lengths = block["num_tokens"].to_numpy()
+        ends = offset + np.cumsum(lengths)
+        bounds = np.searchsorted(candidates, [first, first + len(block)])
+        local = candidates[slice(*bounds)] - first
+        tables.append(block.take(pa.array(local)))
+        starts.append(ends[local] - lengths[local])
+        first, offset = first + len(block), offset + int(lengths.sum())
+    return pa.concat_tables(tables), np.concatenate(starts)
 
 
 def _with_scores(batch: pa.RecordBatch, scores: pa.Array) -> pa.RecordBatch:
