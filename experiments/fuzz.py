@@ -3,15 +3,16 @@
     python experiments/fuzz.py [--inputs 100000] [--seconds 600]
 
 Ends at whichever comes first. A finding is an exception that is none of the project's own (those
-end the command line with one message and exit code 2), a call over 10 seconds, or a process over
-1 GB more than at its start. Inputs are Hypothesis's: structured ones, and valid files with bytes
-changed, cut or repeated. The shrunk input of each finding is printed.
+end the command line with one message and exit code 2), a call over 10 seconds, a process over 1 GB
+more than at its start, or one that dies. Inputs are Hypothesis's: structured ones, and valid files
+with bytes changed, cut or repeated. The shrunk input of each finding is printed.
 """
 
 import argparse
 import gzip
 import io
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -41,6 +42,9 @@ MOST_SECONDS = 10.0
 MOST_BYTES = 1 << 30
 ROUND = 500
 """Inputs of one target before the next one's turn."""
+
+INPUT = "input"
+"""File that holds the input that is read just now, should the process die of it."""
 
 Check = Callable[[Path, bytes], None]
 
@@ -101,6 +105,27 @@ class Fuzzer:
     def _turn(
         self, name: str, strategy: st.SearchStrategy[bytes], check: Check, turn: int, until: float
     ) -> None:
+        """In a process of its own, which may die."""
+        report = self.folder / "turn.json"
+        report.unlink(missing_ok=True)
+        child = os.fork()
+        if child == 0:
+            found = self._finding(strategy, check, turn, until)
+            report.write_text(json.dumps([self.count, found]), encoding="utf-8")
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if report.exists():
+            self.count, found = json.loads(report.read_text(encoding="utf-8"))
+        else:
+            found = f"exit code {status} at {(self.folder / INPUT).read_bytes()!r}"
+        if found:
+            self.findings[name] = found
+
+    def _finding(
+        self, strategy: st.SearchStrategy[bytes], check: Check, turn: int, until: float
+    ) -> str:
+        """What was found in one turn, empty where it is nothing."""
+
         @settings(
             max_examples=ROUND,
             deadline=None,
@@ -120,9 +145,11 @@ class Fuzzer:
         try:
             run()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            self.findings[name] = "".join(traceback.format_exception(error))
+            return "".join(traceback.format_exception(error))
+        return ""
 
     def _check(self, check: Check, content: bytes) -> None:
+        (self.folder / INPUT).write_bytes(content)
         start = time.monotonic()
         try:
             check(self.folder, content)

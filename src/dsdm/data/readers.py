@@ -129,7 +129,8 @@ def read_errors(
     try:
         yield
     except Exception as error:  # what the clients of object stores raise has no base
-        is_known = isinstance(error, OSError | EOFError | MemoryError | pa.ArrowException)
+        known = OSError | EOFError | MemoryError | UnicodeDecodeError | pa.ArrowException
+        is_known = isinstance(error, known)
         if isinstance(error, DsdmError) or (file.is_local and not is_known):
             raise
         cause = " ".join(str(error).split())
@@ -188,11 +189,14 @@ def _read_columns(
 
 def _plain_values(column: pa.Array) -> Sequence[Any]:
     if pa.types.is_dictionary(column.type):
+        column.validate(full=True)
         column = column.dictionary_decode()
     if pa.types.is_string(column.type) or pa.types.is_string_view(column.type):
         column = column.cast(pa.binary())  # Arrow does not check that its strings are UTF-8
     elif pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
+    # A damaged file may say that a value lies outside of it, and Arrow would look there.
+    column.validate(full=True)
     if isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
         return [_token_array(value) for value in column]
     values: Sequence[Any] = column.to_pylist()
