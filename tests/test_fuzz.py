@@ -1,10 +1,13 @@
 """Inputs that no one would write: a short fuzz run, and what longer ones found."""
 
 import gzip
+import os
+import signal
 import tracemalloc
 from pathlib import Path
 
 import fuzz
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
@@ -107,3 +110,37 @@ def test_a_target_that_unpacks_to_one_long_line_is_refused(tmp_path: Path) -> No
     path.write_bytes(gzip.compress(b"a" * 50_000_000, 9))
     with pytest.raises(DataError, match=r"bomb\.jsonl\.gz:1: is longer than 10,000,000 bytes"):
         list(read_jsonl_examples(str(path), " ", None))
+
+
+def test_names_with_line_ends_make_no_message_of_several_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text('"a\\nb": 1\n')
+    with pytest.raises(ConfigError, match=r"unknown field `a b`") as refused:
+        load_config(tmp_path / "a.yaml", Config)
+    (tmp_path / "a.jsonl").write_text('{"c\\nd": 1}\n')
+    with pytest.raises(DataError, match=r"it has `c d`\.") as missing:
+        read_all(PoolConfig(files=[str(tmp_path / "a.jsonl")]))
+    assert "\n" not in str(refused.value) + str(missing.value)
+
+
+def test_arrow_data_that_points_outside_of_its_file_is_an_error(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(np.array([0, 3, 1 << 20, 6], np.int32).tobytes())
+    values = pa.StringArray.from_buffers(3, offsets, pa.py_buffer(b"abcdef"))
+    table = pa.table({"text": values})
+    with (
+        pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as out,
+    ):
+        out.write_table(table)
+    with pytest.raises(DataError, match=r"a\.arrow: cannot be read"):
+        read_all(PoolConfig(files=[str(tmp_path / "a.arrow")]))
+
+
+def test_a_process_that_dies_of_an_input_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def die(folder: Path, content: bytes) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    monkeypatch.setattr(fuzz, "TARGETS", {"deadly": (st.just(b"poison"), die)})
+    assert fuzz.main(["--inputs", "5", "--no-figures"]) == 1
+    assert "exit code -11 at b'poison'" in capsys.readouterr().out

@@ -57,7 +57,8 @@ def parse_config(raw: object, config_type: type[ConfigT], where: str) -> ConfigT
     try:
         return msgspec.convert(raw, config_type)
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{where}: {error}.") from error
+        # A name from the file may hold line ends.
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}.") from error
 
 
 # What stands before a URL's host, and what looks like its query: passwords, keys, signatures.

@@ -103,7 +103,8 @@ def first_columns(file: PoolFile, config: PoolConfig) -> list[str]:
 
 def missing_column(file: PoolFile, name: str, columns: Iterable[str], other: str = "") -> DataError:
     """The error for a column that `file` does not have; `other` says what else it lacks."""
-    seen = ", ".join(f"`{column}`" for column in columns) or "no columns"
+    shown = (" ".join(column.split())[:EXCERPT] for column in columns)
+    seen = ", ".join(f"`{column}`" for column in shown) or "no columns"
     named = "`pool.text`, `pool.tokens`, `pool.id` and `pool.source`"
     if other:
         named = "`pool.messages`, or `pool.prompt` and `pool.completion`"
