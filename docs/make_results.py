@@ -4,10 +4,14 @@ With --check it fails where they differ.
 
 Every measured figure that README and docs state has its row there. The JSON files are lists of
 `{name, value, low, high, unit, command, commit, machine, date}`, written by committed commands.
+TABLES says which of them stand side by side; a table is written where it has figures.
 """
 
 import json
+import re
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +24,155 @@ END = "\n<!-- to here -->\n"
 TABLE = """| name | value | interval | unit | command | commit | machine | date |
 |---|---:|---:|---|---|---|---|---|
 """
-HEAD = f"""# Measured figures
+HEAD = """# Measured figures
 
-Written by `make docs` from `experiments/results/*.json`. The interval is the one that the command
-computes; its own page says which.
+Written by `make docs` from `experiments/results/*.json`: what was compared side by side, then every
+figure with its command, commit and machine. Losses are in nats a target token, minus those of
+random rows, each used once, at the same number of training tokens: below zero is better than
+random. Beside them, in brackets, 95% intervals; what they are over is in the unit of the figure.
+What went wrong, and what was tried and left, is in [experiments/LOG.md](../experiments/LOG.md).
+"""
+EVERY_FIGURE = f"""
+## Every figure
 
 {TABLE}"""
 FIELDS = {"name", "value", "low", "high", "unit", "command", "commit", "machine", "date"}
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """Figures side by side: their names say in which row and in which column."""
+
+    title: str
+    text: str
+    pattern: str
+    """Of whole names, with the groups `row` and `column`; a column that a name lacks is ""."""
+    columns: tuple[str, ...]
+    """In their order; those without figures are left out."""
+    unnamed: str = ""
+    """What the column "" is called."""
+
+    def lines(self, rows: list[dict[str, Any]]) -> Iterator[str]:
+        """The section; nothing where it has no figures."""
+        cells: dict[str, dict[str, str]] = {}
+        for row in rows:
+            if match := re.fullmatch(self.pattern, row["name"]):
+                cells.setdefault(match["row"], {})[match["column"] or ""] = format_cell(row)
+        columns = [c for c in self.columns if any(c in found for found in cells.values())]
+        if not columns:
+            return
+        yield f"\n## {self.title}\n\n{self.text}\n\n"
+        called = [CALLED.get(column, column) or self.unnamed for column in columns]
+        yield "| | " + " | ".join(called) + " |\n"
+        yield "|---" + "|---:" * len(columns) + "|\n"
+        for name, found in cells.items():
+            line = [CALLED.get(name, name), *(found.get(column, "") for column in columns)]
+            yield "| " + " | ".join(line) + " |\n"
+
+
+CALLED = {
+    "all": "all data",
+    "bestsource": "best source",
+    "bm25": "BM25",
+    "bottom": "worst by dsdm",
+    "clean.2m.2m": "English prose and questions alone",
+    "classifier": "classifier",
+    "cs_algorithms": "CS-Algorithms",
+    "dsir": "DSIR",
+    "ekfac": "EK-FAC",
+    "gradient": "plain gradient",
+    "heldout_mean": "tasks not selected for",
+    "jeopardy": "Jeopardy",
+    "lambada": "LAMBADA",
+    "less": "LESS",
+    "lowloss": "lowest loss",
+    "mix": "the three together",
+    "mixed.2m.2m": "all sources",
+    "mixed.2m.8m": "all sources, four times the training",
+    "mixed.7m.2m": "all sources, a larger model",
+    "multiplier_gross": "gross",
+    "multiplier_net": "net, in FLOPs",
+    "multiplier_net_seconds": "net, in seconds",
+    "repeated": "random, repeated as often",
+    "semdedup": "SemDeDup",
+    "skewed": "subsets of skewed sources",
+    "similarity": "embedding similarity",
+    "sourcematched": "random, of the same sources",
+    "squad": "SQuAD",
+    "trak": "TRAK",
+}
+"""What rows and columns are called, where the figures' names don't say it well."""
+TASKS = ("squad", "jeopardy", "lambada", "cs_algorithms", "mean", "mix", "heldout_mean")
+METHOD = "(?P<row>[a-z0-9]+)"
+TABLES = (
+    Pivot(
+        "The pilot: the best tenth",
+        "Models of 1.9M parameters, trained for 4 epochs on a tenth of a mixed pool of 10M tokens "
+        "([pilot.yaml](../experiments/pilot.yaml)). Report part.",
+        rf"pilot\.{METHOD}\.(?P<column>[a-z]+)\.top10_minus_random",
+        TASKS,
+    ),
+    Pivot(
+        "The pilot: the worst tenth",
+        "The same at the other end of each ranking: above zero, if scores mean anything.",
+        rf"pilot\.{METHOD}\.(?P<column>[a-z]+)\.bottom10_minus_random",
+        TASKS,
+    ),
+    Pivot(
+        "Against what others would select",
+        "The best 5% of the pilot's pool for 4 epochs, by each method "
+        "([mixed.yaml](../experiments/compare/mixed.yaml)).",
+        rf"primary\.(?P<column>[a-z_]+)\.{METHOD}\.loss_minus_random",
+        TASKS,
+    ),
+    Pivot(
+        "How much more compute random needs",
+        "For the same loss on the three targets together, in the comparison above "
+        "([what is counted](compare.md#the-compute-multiplier)).",
+        rf"primary\.mix\.{METHOD}\.(?P<column>multiplier_[a-z_]+)",
+        ("multiplier_gross", "multiplier_net", "multiplier_net_seconds"),
+    ),
+    Pivot(
+        "Other pools, sizes and budgets",
+        "The three targets together.",
+        rf"compare\.(?P<column>[a-z0-9.]+)\.mix\.{METHOD}\.loss_minus_random",
+        ("mixed.2m.2m", "mixed.2m.8m", "mixed.7m.2m", "clean.2m.2m"),
+    ),
+    Pivot(
+        "Selected for one task, measured on each",
+        "A row is what was selected for, a column what it was measured on.",
+        r"transfer\.(?P<row>[a-z_]+)\.(?P<column>[a-z_]+)",
+        TASKS,
+    ),
+    Pivot(
+        "Predicting what retraining does",
+        "Linear datamodeling scores: the rank correlation of what an estimator predicts for a "
+        "random subset of the pool with the loss of models trained on it, mean of three targets "
+        "([experiments/lds](../experiments/lds/scratch.yaml)). *Ceiling* is the most that any "
+        "prediction could reach, *random* what random scores reach; a cost is in trainings of one "
+        "proxy, by seconds.",
+        r"lds\.scratch\.(?P<row>[a-z0-9]+)(?:\.(?P<column>skewed|cost))?",
+        ("", "skewed", "cost"),
+        "random halves",
+    ),
+    Pivot(
+        "Choosing conversations for a fine-tune",
+        "The best 250 of 5,000 conversations for 4 epochs, LoRA on a small model pretrained here "
+        "([small.yaml](../experiments/finetune/small.yaml)); *selecting* is its cost in fine-tunes "
+        "of that length, in FLOPs.",
+        r"finetune_small\.(?:(?P<column>squad|jeopardy|mean)\.)?(?P<row>[a-z0-9]+)"
+        r"\.(?:loss_minus_random|cost)",
+        ("squad", "jeopardy", "mean", ""),
+        "selecting",
+    ),
+)
 
 
 def main(arguments: list[str]) -> int:
     """0 where the pages are written, or, with --check, up to date."""
     rows = load_results(ROOT / "experiments" / "results")
     pages = {
-        PAGE: HEAD + "".join(format_row(row) for row in rows),
+        PAGE: results_page(rows),
         RELIABILITY: with_table(RELIABILITY.read_text(encoding="utf-8"), rows),
     }
     if "--check" not in arguments:
@@ -44,6 +183,12 @@ def main(arguments: list[str]) -> int:
     for path in old:
         print(f"{path.relative_to(ROOT)} is not what experiments/results holds: run `make docs`.")
     return 1 if old else 0
+
+
+def results_page(rows: list[dict[str, Any]]) -> str:
+    """What stands side by side, and below it every figure."""
+    tables = [line for table in TABLES for line in table.lines(rows)]
+    return HEAD + "".join(tables) + EVERY_FIGURE + "".join(format_row(row) for row in rows)
 
 
 def with_table(page: str, rows: list[dict[str, Any]]) -> str:
@@ -80,6 +225,13 @@ def format_row(row: dict[str, Any]) -> str:
     cells = [row["name"], format_number(row["value"]), interval, row["unit"]]
     cells += [f"`{row['command']}`", row["commit"], row["machine"], row["date"]]
     return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
+
+
+def format_cell(row: dict[str, Any]) -> str:
+    """A value and, where it has one, its interval, for reading side by side."""
+    if row["low"] is None or row["high"] is None:
+        return f"{row['value']:.3g}"
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def format_number(value: float) -> str:
