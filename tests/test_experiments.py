@@ -44,12 +44,20 @@ def test_every_config_can_be_read(path: Path) -> None:
 
 def test_every_cell_of_the_comparison_can_be_read(compare: ModuleType) -> None:
     for cell in compare.CELLS:
-        assert compare.experiment_of(cell, report=True).compare.parts == ("tune", "report")
+        experiment = compare.experiment_of(cell, cell.seeds[-1], report=True)
+        assert experiment.compare.parts == ("tune", "report")
+
+
+def test_a_seed_of_a_cell_has_a_run_of_its_own_on_the_same_pool(compare: ModuleType) -> None:
+    first, second = (compare.experiment_of(compare.CELLS[0], s, report=False) for s in (0, 1))
+    assert (first.seed, second.seed) == (0, 1)
+    assert first.folder != second.folder
+    assert first.pool == second.pool
 
 
 def test_randoms_largest_budget_repeats_no_row(compare: ModuleType) -> None:
     for cell in compare.CELLS:
-        experiment = compare.experiment_of(cell, report=False)
+        experiment = compare.experiment_of(cell, 0, report=False)
         largest = max(arm.budget for arm in experiment.compared_arms if arm.kind == "random")
         assert largest * experiment.compare.epochs * experiment.selection.fraction < 0.9
 
@@ -78,7 +86,8 @@ def test_a_cells_figures_are_the_differences_of_its_models(
     compare: ModuleType, finished: Run
 ) -> None:
     cell = next(cell for cell in compare.CELLS if cell.name == "primary")
-    rows = {row["name"]: row for row in compare.cell_figures(cell, finished.experiment, "report")}
+    lines = list(compare.measured_lines(cell, 0, finished.experiment))
+    rows = {row["name"]: row for row in compare.all_figures(lines, "report", ["a", "b"])}
     folder = finished.folder / "evaluations" / "report"
 
     def mean_loss(arm: str, target: str) -> float:
@@ -110,8 +119,23 @@ def test_the_transfer_matrix_has_a_figure_for_each_pair(
     )
     run_experiment(changed)
     cell = next(cell for cell in compare.CELLS if cell.name == "singles")
-    names = {row["name"] for row in compare.cell_figures(cell, changed, "report")}
-    assert names == {
+    lines = list(compare.measured_lines(cell, 0, changed))
+    rows = list(compare.all_figures(lines, "report", ["a", "b"]))
+    # An interval over the examples of one seed would not say what another seed changes.
+    assert all(row["low"] is None for row in rows)
+    assert {row["name"] for row in rows} == {
         *(f"transfer.{chosen}.{seen}" for chosen in "ab" for seen in "ab"),
         *(f"transfer_dsir.a.{seen}" for seen in "ab"),
     }
+
+
+def test_what_is_measured_again_replaces_what_was(compare: ModuleType, tmp_path: Path) -> None:
+    def line(arm: str, seed: int, loss: float) -> dict[str, object]:
+        key = {"place": "mixed.2m.2m", "part": "tune", "arm": arm, "seed": seed}
+        return key | {"losses": {"a": loss}}
+
+    path = tmp_path / "losses.jsonl"
+    compare.add_lines(path, [line("top", 1, 2.0), line("top", 0, 1.0)])
+    compare.add_lines(path, [line("top", 1, 3.0)])
+    found = compare.losses_of(compare.read_lines(path))
+    assert {seed: tasks["a"].item() for seed, tasks in found["top"].items()} == {0: 1.0, 1: 3.0}

@@ -1,31 +1,40 @@
 """Every cell of the comparison, and its figures.
 
-    python experiments/compare/run.py [--cells primary singles ...] [--workers 2] [--report]
+    python experiments/compare/run.py [--cells primary singles ...] [--seeds 0 1 ...] [--workers 2]
+        [--report]
 
-A cell is a config of this folder with overrides. What is finished is not done again, so a killed
-command goes on where it was. Without `--report` models are evaluated on the tune part alone, and
-figures go to `compare_tune.json`; every look at the report part is a line in experiments/LOG.md.
+A cell is a config of this folder with overrides. Each of its seeds is a run of its own, with other
+proxies, subsets and initial weights on the same pool; what its models lost is added to losses.jsonl
+when they are all evaluated, and figures are made of that file. So seeds may be run in any order and
+on several machines, and a killed command goes on where it was.
+
+Without `--report` models are evaluated on the tune part alone, and figures go to
+`compare_tune.json`; every look at the report part is a line in experiments/LOG.md.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from record import figure, write_figures
+import numpy as np
+from record import commit, figure, machine, write_figures
 
-from dsdm.evaluation.comparison import ALL_TARGETS, Losses, compare_losses
-from dsdm.evaluation.multiplier import ArmMultiplier, multipliers
+from dsdm.evaluation.comparison import ALL_TARGETS, ComparedLoss, Losses, compare_losses
+from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, multipliers
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import Workers, run_experiment
 from dsdm.pipeline.costs import compared_costs
 from dsdm.pipeline.losses import load_losses
 
 HERE = Path(__file__).parent
+LOSSES = HERE / "losses.jsonl"
+"""What every model lost: one line for each cell, part, arm and seed."""
 SINGLES = ("squad", "jeopardy", "lambada", "cs_algorithms")
 LARGER = (
     "{config: {model_type: gpt2, n_positions: 256, n_embd: 256, n_layer: 6, n_head: 4, "
@@ -34,107 +43,196 @@ LARGER = (
 METHODS = {"top": "dsdm", "low_loss": "lowloss", "source-matched": "sourcematched"}
 """What arms are called in the figures; others by their own name."""
 NATS = "nats a target token"
+PRIMARY = "mixed.2m.2m"
+TRANSFER = "singles"
+
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One call of `dsdm compare`, and what its figures are called."""
+    """Calls of `dsdm compare`, one for each seed, and what their figures are called."""
 
     name: str
-    pool: str
-    size: str
-    budget: str
+    place: str
+    """Pool, size of the model and training tokens; cells that share it are pooled."""
+    seeds: tuple[int, ...]
+    config: str = "mixed"
     arms: tuple[str, ...] = ()
     """None: those of the config."""
     overrides: tuple[tuple[str, str], ...] = ()
 
 
 CELLS = (
-    Cell("primary", "mixed", "2m", "2m"),
-    Cell(  # the same models, and two more seeds of the arms that the claims are about
+    Cell("primary", PRIMARY, (0, 1, 2)),
+    Cell(  # two more seeds of the arms that the claims are about
         "seeds",
-        "mixed",
-        "2m",
-        "2m",
-        ("top", "dsir", "random", "source-matched", "random@2", "random@4"),
-        (("compare.seeds", "5"),),
+        PRIMARY,
+        (3, 4),
+        arms=("top", "dsir", "random", "source-matched", "random@2", "random@4"),
     ),
     Cell(
         "singles",
-        "mixed",
-        "2m",
-        "2m",
-        ("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
-        (  # one pair of proxies for all seeds, scored for each target by itself
+        TRANSFER,
+        (0,),
+        arms=("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
+        overrides=(  # one pair of proxies for all seeds, scored for each target by itself
             ("run", "../runs/compare-singles"),
             ("scores.per_target", "true"),
-            ("compare.renew", "false"),
+            ("compare.seeds", "3"),
         ),
     ),
-    Cell("longer", "mixed", "2m", "8m", ("top-8epochs@4", "dsir-8epochs@4", "random@4")),
+    Cell(
+        "longer",
+        "mixed.2m.8m",
+        (0, 1, 2),
+        arms=("top-8epochs@4", "dsir-8epochs@4", "random@4"),
+    ),
     Cell(
         "larger",
-        "mixed",
-        "7m",
-        "2m",
-        ("top", "dsir", "random"),
-        (("compare.name", "larger"), ("compare.model", LARGER)),
+        "mixed.7m.2m",
+        (0, 1, 2),
+        arms=("top", "dsir", "random"),
+        overrides=(("compare.name", "larger"), ("compare.model", LARGER)),
     ),
-    Cell("clean", "clean", "2m", "2m"),
+    Cell("clean", "clean.2m.2m", (0, 1, 2), config="clean"),
 )
 
 
 def main() -> None:
-    """Runs the cells, then writes the figures of those that are finished."""
+    """Runs what is missing of the cells, then writes the figures of all that is finished."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [cell.name for cell in CELLS]
-    parser.add_argument("--cells", nargs="+", choices=names, default=names)
+    parser.add_argument("--cells", nargs="*", choices=names, default=names)
+    parser.add_argument("--seeds", nargs="+", type=int, help="those of each cell that it has")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="look at the report part")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
     for cell in (cell for cell in CELLS if cell.name in options.cells):
-        print(f"== {cell.name}", file=sys.stderr)
-        experiment = experiment_of(cell, report=options.report)
-        run_experiment(experiment, workers=Workers(options.workers))
-        rows += cell_figures(cell, experiment, "report" if options.report else "tune")
-    by_name = {row["name"]: row for row in rows}
-    write_figures("compare" if options.report else "compare_tune", list(by_name.values()))
+        for seed in cell.seeds:
+            if options.seeds is None or seed in options.seeds:
+                print(f"== {cell.name}, seed {seed}", file=sys.stderr)
+                experiment = experiment_of(cell, seed, report=options.report)
+                run_experiment(experiment, workers=Workers(options.workers))
+                add_lines(LOSSES, measured_lines(cell, seed, experiment))
+    part = "report" if options.report else "tune"
+    mix = [t.name for t in experiment_of(CELLS[0], 0, report=False).targets if t.weight > 0]
+    rows = list(all_figures(read_lines(LOSSES), part, mix))
+    write_figures("compare" if options.report else "compare_tune", rows)
 
 
-def experiment_of(cell: Cell, *, report: bool) -> Experiment:
-    """The cell's experiment."""
+def experiment_of(cell: Cell, seed: int, *, report: bool) -> Experiment:
+    """One seed of the cell."""
     overrides = list(cell.overrides)
     if cell.arms:
         overrides.append(("compare.arms", f"[{', '.join(map(repr, cell.arms))}]"))
     if report:
         overrides.append(("compare.parts", "[tune, report]"))
-    return load_experiment(HERE / f"{cell.pool}.yaml", overrides)
+    path = HERE / f"{cell.config}.yaml"
+    run = load_experiment(path, overrides).run
+    return load_experiment(path, [*overrides, ("run", f"{run}-{seed}"), ("seed", str(seed))])
 
 
-def cell_figures(cell: Cell, experiment: Experiment, part: str) -> Iterator[dict[str, Any]]:
-    """Every figure of a finished cell."""
+def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Line]:
+    """What each finished model of a run lost, and what it took."""
     compare = experiment.compare
     assert compare is not None
     targets = [target.name for target in experiment.targets]
-    mix = [target.name for target in experiment.targets if target.weight > 0]
-    losses = load_losses(experiment.folder, part, compare, targets)
-    place = f"compare.{cell.pool}.{cell.size}.{cell.budget}"
-    random = "random@4" if cell.name == "longer" else "random"
-    if cell.name == "singles":
-        yield from transfer_figures(losses)
-        return
-    yield from difference_figures(place, losses, mix, random)
-    if cell.name != "longer":
-        yield from multiplier_figures(place, experiment, losses, mix)
-    if cell.name in ("primary", "seeds"):
-        yield from difference_figures("primary", losses, mix, random)
+    training, selection = compared_costs(experiment, compare.arms)
+    tasks = {part: targets for part in compare.parts}
+    if "report" in compare.parts and compare.heldout:
+        tasks["heldout"] = [task.name for task in compare.heldout]
+    for part, names in tasks.items():
+        for arm, seeds in load_losses(experiment.folder, part, compare, names).items():
+            for inner, losses in seeds.items():
+                yield {
+                    "place": cell.place,
+                    "part": part,
+                    "arm": arm,
+                    "seed": seed * compare.seeds + inner,
+                    "losses": {task: float(values.mean()) for task, values in losses.items()},
+                    "training": vars(training[arm]),
+                    "selection": vars(selection[arm]) if arm in selection else None,
+                    "commit": commit(),
+                    "machine": machine(),
+                }
+
+
+def read_lines(path: Path) -> list[Line]:
+    """All that was measured so far."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def add_lines(path: Path, lines: Iterable[Line]) -> None:
+    """Adds what was measured, in place of what was measured of the same models before."""
+
+    def key(line: Line) -> tuple[str, str, str, int]:
+        return line["place"], line["part"], line["arm"], line["seed"]
+
+    kept = {key(line): line for line in [*read_lines(path), *lines]}
+    text = "".join(json.dumps(kept[k]) + "\n" for k in sorted(kept))
+    path.write_text(text, encoding="utf-8")
+
+
+def all_figures(lines: list[Line], part: str, mix: list[str]) -> Iterator[dict[str, Any]]:
+    """Every figure of what was measured on one part."""
+    for place in dict.fromkeys(line["place"] for line in lines):
+        of_place = [line for line in lines if line["place"] == place]
+        measured = [line for line in of_place if line["part"] == part]
+        if place == TRANSFER:
+            yield from transfer_figures(losses_of(measured))
+        elif measured:
+            yield from place_figures(place, measured, mix)
+        heldout = losses_of(line for line in of_place if line["part"] == "heldout")
+        if part == "report" and heldout and place != TRANSFER:
+            random = random_arm(place)
+            yield from difference_figures(f"compare.{place}", heldout, None, random, "heldout_mean")
+
+
+def place_figures(place: str, lines: list[Line], mix: list[str]) -> Iterator[dict[str, Any]]:
+    """Those of one pool, size and budget."""
+    losses, costs = losses_of(lines), costs_of(lines)
+    names = [f"compare.{place}"]
+    if place == PRIMARY:
+        names.append("primary")
         yield from rival_figures(losses, mix)
-        yield from multiplier_figures("primary", experiment, losses, mix)
-    if part == "report" and compare.heldout:
-        tasks = [task.name for task in compare.heldout]
-        heldout = load_losses(experiment.folder, "heldout", compare, tasks)
-        yield from difference_figures(place, heldout, None, random, "heldout_mean")
+    for name in names:
+        yield from difference_figures(name, losses, mix, random_arm(place))
+        if random_arm(place) == "random":
+            yield from multiplier_figures(name, losses, costs, mix)
+
+
+def random_arm(place: str) -> str:
+    """The arm that differences are to: random at the place's own budget."""
+    return "random@4" if place == "mixed.2m.8m" else "random"
+
+
+def losses_of(lines: Iterable[Line]) -> Losses:
+    """Mean losses by arm, seed and task."""
+    losses: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    for line in lines:
+        means = {task: np.array([loss]) for task, loss in line["losses"].items()}
+        losses.setdefault(line["arm"], {})[line["seed"]] = means
+    return losses
+
+
+def costs_of(lines: Iterable[Line]) -> dict[str, dict[str, MethodCost]]:
+    """Mean costs over seeds, of `training` and `selection`, by arm."""
+    found: dict[str, dict[str, list[MethodCost]]] = {"training": {}, "selection": {}}
+    for line in lines:
+        for kind, by_arm in found.items():
+            if line[kind] is not None:
+                by_arm.setdefault(line["arm"], []).append(MethodCost(**line[kind]))
+    return {
+        kind: {arm: _mean(costs) for arm, costs in by_arm.items()} for kind, by_arm in found.items()
+    }
+
+
+def _mean(costs: list[MethodCost]) -> MethodCost:
+    total = sum(costs, MethodCost())
+    return MethodCost(total.flops / len(costs), total.seconds / len(costs))
 
 
 def difference_figures(
@@ -155,8 +253,17 @@ def difference_figures(
             continue
         target = (only_mean or "mix") if is_mean else line.target
         name = f"{place}.{target}.{method_of(line.arm)}.loss_minus_random"
-        found, unit = line.difference, f"{NATS}, {line.num_seeds} seeds"
-        yield figure(name, found.mean, unit, found.low, found.high)
+        yield difference_figure(name, line)
+
+
+def difference_figure(name: str, line: ComparedLoss) -> dict[str, Any]:
+    """A difference, with its interval where it is over several seeds."""
+    found = line.difference
+    assert found is not None
+    unit = f"{NATS}, {line.num_seeds} seed{'s' * (line.num_seeds > 1)}"
+    if line.over == "examples":
+        return figure(name, found.mean, unit)
+    return figure(name, found.mean, unit, found.low, found.high)
 
 
 def rival_figures(losses: Losses, mix: list[str]) -> Iterator[dict[str, Any]]:
@@ -164,17 +271,14 @@ def rival_figures(losses: Losses, mix: list[str]) -> Iterator[dict[str, Any]]:
     for rival in ("dsir", "source-matched"):
         for line in compare_losses(losses, rival, mix=mix):
             if line.arm == "top" and line.target == ALL_TARGETS and line.difference is not None:
-                found, unit = line.difference, f"{NATS}, {line.num_seeds} seeds"
-                name = f"primary.mix.dsdm.minus_{METHODS.get(rival, rival)}"
-                yield figure(name, found.mean, unit, found.low, found.high)
+                yield difference_figure(f"primary.mix.dsdm.minus_{method_of(rival)}", line)
 
 
 def multiplier_figures(
-    place: str, experiment: Experiment, losses: Losses, mix: list[str]
+    place: str, losses: Losses, costs: Mapping[str, Mapping[str, MethodCost]], mix: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Gross and net multipliers of each arm."""
-    training, selection = compared_costs(experiment, list(losses))
-    for line in multipliers(losses, training, selection, mix=mix):
+    for line in multipliers(losses, costs["training"], costs["selection"], mix=mix):
         target = "mix" if line.target == ALL_TARGETS else line.target
         name = f"{place}.{target}.{method_of(line.arm)}.multiplier"
         yield from _multiplier_rows(name, line)
@@ -197,10 +301,7 @@ def transfer_figures(losses: Losses) -> Iterator[dict[str, Any]]:
         if line.difference is None or not chosen_for or line.target == ALL_TARGETS:
             continue
         prefix = "transfer" if method == "top" else f"transfer_{method}"
-        found, unit = line.difference, f"{NATS}, {line.num_seeds} seeds"
-        yield figure(
-            f"{prefix}.{chosen_for}.{line.target}", found.mean, unit, found.low, found.high
-        )
+        yield difference_figure(f"{prefix}.{chosen_for}.{line.target}", line)
 
 
 def method_of(arm: str) -> str:
