@@ -3,9 +3,11 @@
     python experiments/lds/lds.py [SETUP.yaml] [--subsets N] [--workers N] [--scores NAME=FILE]
 
 Everything is made through dsdm's stages and kept in the run's folder, so the same command goes on
-after an interruption, and another estimator is judged by the same bank in seconds. NAME=FILE is an
-estimator from outside: a Parquet or CSV file with the columns that `dsdm.trust.score_files` names,
-for the candidates in RUN/lds/bank/candidates.parquet.
+after an interruption, and another estimator is judged by the same bank in seconds. What the
+retrained models lost is added to SETUP_losses.jsonl when they are all trained or the command is
+interrupted; models that are in it are not trained again, on this machine or another. NAME=FILE is
+an estimator from outside: a Parquet or CSV file with the columns that `dsdm.trust.score_files`
+names, for the candidates in RUN/lds/bank/candidates.parquet.
 
 SETUP.yaml is an experiment with four proxies and `scores.per_target`, and SETUP_bank.json beside it
 says what is retrained (`dsdm.trust.lds_config`).
@@ -38,7 +40,7 @@ from dsdm.pipeline.bank_scores import (
     proxy_trainings,
     rival_scores,
 )
-from dsdm.pipeline.bank_stages import make_bank
+from dsdm.pipeline.bank_stages import Lost, finished_models, make_bank
 from dsdm.pipeline.workers import Maker, workers
 from dsdm.trust.bank import Bank
 from dsdm.trust.lds import CEILING, RANDOM, Board, lds_board, random_board
@@ -73,7 +75,12 @@ def main(arguments: list[str] | None = None) -> None:
     who = Workers(options.workers)
     run = run_experiment(experiment, until="scores", workers=who, announce=_announce)
     _make_scores(run, who)
-    bank = make_bank(run, config, workers=who, announce=_announce)
+    losses = options.setup.with_name(f"{options.setup.stem}_losses.jsonl")
+    known = _read_losses(losses)
+    try:
+        bank = make_bank(run, config, known=known, workers=who, announce=_announce)
+    finally:
+        _write_losses(losses, known | finished_models(run, config))
     scores = {name: rival_scores(run, one, bank.num_candidates) for name, one in RIVALS.items()}
     for name, file in options.scores:
         scores[name] = read_scores(file, list(bank.losses), bank.num_candidates)
@@ -120,6 +127,18 @@ def _bank_config(options: argparse.Namespace) -> LdsConfig:
     if options.subsets is None:
         return config
     return msgspec.structs.replace(config, halves=options.subsets, skewed=options.subsets)
+
+
+def _read_losses(path: Path) -> dict[str, Lost]:
+    if not path.exists():
+        return {}
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {line["model"]: Lost(line["subset"], line["losses"]) for line in lines}
+
+
+def _write_losses(path: Path, models: Mapping[str, Lost]) -> None:
+    lines = [{"model": name, **vars(models[name])} for name in sorted(models)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def _announce(stage: str, made: int, total: int) -> None:

@@ -1,6 +1,7 @@
 """A bank of models retrained on a tiny pool, and the scores that it is asked about."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 
 from dsdm.artifacts import load_cost
 from dsdm.config import as_dict, parse_config
-from dsdm.errors import ConfigError
+from dsdm.errors import ArtifactError, ConfigError
 from dsdm.experiment import Experiment, load_experiment, save_experiment
 from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.bank_scores import (
@@ -20,7 +21,13 @@ from dsdm.pipeline.bank_scores import (
     proxy_trainings,
     rival_scores,
 )
-from dsdm.pipeline.bank_stages import bank_folder, bank_work, make_bank, retrained_work
+from dsdm.pipeline.bank_stages import (
+    bank_folder,
+    bank_work,
+    finished_models,
+    make_bank,
+    retrained_work,
+)
 from dsdm.pipeline.work import Work, perform
 from dsdm.trust.bank import Bank, load_bank
 from dsdm.trust.lds import lds_board
@@ -73,15 +80,14 @@ def finished(run: Run) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in manifests}
 
 
-def test_a_bank_has_the_losses_of_each_subset_seed_and_example(run: Run, bank: Bank) -> None:
+def test_a_bank_has_the_mean_loss_of_each_subset_and_seed(run: Run, bank: Bank) -> None:
     assert bank.kinds == ("half", "skewed", "half")
-    num_examples = {name: len(run.target(name, "tune").lengths) for name in TARGET_FILES}
-    assert {name: values.shape for name, values in bank.losses.items()} == {
-        name: (3, 2, count) for name, count in num_examples.items()
-    }
+    assert {name: values.shape for name, values in bank.losses.items()} == dict.fromkeys(
+        TARGET_FILES, (3, 2)
+    )
     assert all((values > 0).all() for values in bank.losses.values())
-    saved = np.load(run.folder / "lds" / "models" / "half-001-1" / "losses" / "others.npy")
-    assert np.array_equal(bank.losses["others"][2, 1], saved)
+    lost = finished_models(run, config())["half-001-1"].losses
+    assert bank.losses["others"][2, 1] == lost["others"]
 
 
 def test_subsets_have_half_of_the_tokens_and_seeds_share_them(run: Run, bank: Bank) -> None:
@@ -96,7 +102,7 @@ def test_subsets_have_half_of_the_tokens_and_seeds_share_them(run: Run, bank: Ba
 
 
 def test_seeds_and_subsets_give_different_losses(bank: Bank) -> None:
-    assert len(np.unique(bank.losses["words"][:, :, 0])) == 6
+    assert len(np.unique(bank.losses["words"])) == 6
 
 
 def test_the_candidates_texts_are_in_the_bank(run: Run, bank: Bank) -> None:
@@ -125,12 +131,36 @@ def test_a_larger_bank_keeps_what_a_smaller_one_made(run: Run, bank: Bank) -> No
 
 def test_a_model_that_is_lost_is_trained_again_to_the_same_losses(run: Run, bank: Bank) -> None:
     (lost,) = [work for work in retrained_work(run, config()) if work.path.name == "half-000-1"]
-    losses = lost.path / "losses" / "words.npy"
-    before = losses.read_bytes()
+    before = finished_models(run, config())
     (lost.path / "_manifest.json").unlink()
-    losses.unlink()
+    assert "half-000-1" not in finished_models(run, config())
     assert perform(lost)
-    assert losses.read_bytes() == before
+    assert finished_models(run, config()) == before
+
+
+def test_models_that_are_known_are_not_trained(run: Run, bank: Bank, tmp_path: Path) -> None:
+    elsewhere = moved(run, tmp_path)
+    known = finished_models(run, config())
+    again = make_bank(elsewhere, config(), known=known)
+    assert np.array_equal(again.inclusion, bank.inclusion)
+    assert all(np.array_equal(again.losses[t], losses) for t, losses in bank.losses.items())
+    assert finished_models(elsewhere, config()) == known
+    costs = [load_cost(work.path)["flops"] for work in retrained_work(elsewhere, config())]
+    assert costs == [0] * 6
+
+
+def test_losses_of_other_candidates_are_refused(run: Run, bank: Bank, tmp_path: Path) -> None:
+    known = finished_models(run, config())
+    swapped = {"half-000-0": known["half-001-0"]}
+    with pytest.raises(ArtifactError, match="trained on other candidates"):
+        make_bank(moved(run, tmp_path), config(), known=swapped)
+
+
+def moved(run: Run, folder: Path) -> Run:
+    """The run without its bank, in another folder."""
+    copied = folder / "run"
+    shutil.copytree(run.folder, copied, ignore=shutil.ignore_patterns("lds"))
+    return Run(msgspec.structs.replace(run.experiment, run=str(copied)))
 
 
 def test_a_bank_made_with_other_settings_is_stale(run: Run, bank: Bank) -> None:

@@ -1,10 +1,12 @@
 """The stage that retrains models on random subsets of the pool: the truth that LDS compares with.
 
 Each retrained model is an artifact of its own, so a killed bank goes on where it was, and a bank
-with more subsets keeps what a smaller one has made. Its weights are not kept.
+with more subsets keeps what a smaller one has made. Its weights are not kept. What models lost can
+be carried to another machine (`Lost`), where they need not be trained again.
 """
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsdm.artifacts import Draft
+from dsdm.artifacts import Draft, load_manifest
+from dsdm.errors import ArtifactError
 from dsdm.lm.config import training_content
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
 from dsdm.pipeline.losses import part_losses
@@ -22,13 +25,28 @@ from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work, fingerprints
 from dsdm.pipeline.workers import HERE, Workers
 from dsdm.pipeline.workers import workers as start_workers
-from dsdm.trust.bank import CANDIDATES, LOSSES, Bank, load_bank, write_bank
+from dsdm.trust.bank import CANDIDATES, Bank, load_bank, write_bank
 from dsdm.trust.lds_config import LdsConfig
 from dsdm.trust.subsets import draw_subset, inclusion_matrix, source_weights
 
 STAGE = "lds"
 SUBSET = "subset.npy"
 KINDS = ("half", "skewed")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What one retrained model lost."""
+
+    subset: str
+    """A digest of the candidates that it was trained on."""
+    losses: Mapping[str, float]
+    """By target: mean of the examples of its tune part, in nats a target token."""
+
+
+Known = Mapping[str, Lost]
+"""By the name of a retrained model, such as `half-003-1`."""
+NOTHING: Known = {}
 
 
 @dataclass(frozen=True)
@@ -48,11 +66,11 @@ def bank_folder(run: Run) -> Path:
     return run.folder / STAGE / "bank"
 
 
-def retrained_work(run: Run, config: LdsConfig) -> Iterator[Work]:
+def retrained_work(run: Run, config: LdsConfig, known: Known = NOTHING) -> Iterator[Work]:
     """One training for each subset and seed, kinds in turn, so that a part of a bank is balanced.
 
     Which candidates are in a subset depends on the run's seed, the subset's number and how it is
-    drawn, and on nothing else of the bank.
+    drawn, and on nothing else of the bank. Models that are known are not trained.
     """
     inputs = _inputs(run)
     for subset in _subsets(config):
@@ -67,8 +85,11 @@ def retrained_work(run: Run, config: LdsConfig) -> Iterator[Work]:
                 "train": training_content(config.train),
                 "seed": [run.experiment.seed, seed],
             }
-            path = run.folder / STAGE / "models" / subset.model(seed)
-            yield Work(STAGE, path, content, inputs, partial(_retrain, run, config, subset, seed))
+            name = subset.model(seed)
+            make = partial(_retrain, run, config, subset, seed)
+            if name in known:
+                make = partial(_restore, run, config, subset, known[name])
+            yield Work(STAGE, run.folder / STAGE / "models" / name, content, inputs, make)
 
 
 def bank_work(run: Run, config: LdsConfig) -> Iterator[Work]:
@@ -78,10 +99,22 @@ def bank_work(run: Run, config: LdsConfig) -> Iterator[Work]:
     yield Work(STAGE, bank_folder(run), {}, inputs, make, follows_inputs=True)
 
 
+def finished_models(run: Run, config: LdsConfig) -> dict[str, Lost]:
+    """What the models lost that are finished so far."""
+    found = {}
+    for work in retrained_work(run, config):
+        manifest = load_manifest(work.path)
+        if manifest is not None:
+            subset = _digest(np.load(work.path / SUBSET))
+            found[work.path.name] = Lost(subset, manifest.counts["losses"])
+    return found
+
+
 def make_bank(
     run: Run,
     config: LdsConfig,
     *,
+    known: Known = NOTHING,
     workers: Workers = HERE,
     announce: Callable[[str, int, int], None] = lambda stage, made, total: None,
 ) -> Bank:
@@ -90,14 +123,15 @@ def make_bank(
     Args:
         run: Its tokenizer, examples and targets are finished.
         config: What to retrain.
+        known: What models lost that were trained elsewhere, on the same pool and in the same way.
         workers: Who trains.
         announce: Called at the end with the stage's name, the models trained now, and all of them.
 
     Raises:
-        DsdmError: as training does; what was finished is kept.
+        DsdmError: as training does, or what is known is of another pool; what was finished is kept.
     """
     with start_workers(run.experiment, workers) as perform:
-        trainings = partial(retrained_work, config=config)
+        trainings = partial(retrained_work, config=config, known=known)
         works = list(trainings(run))
         announce(STAGE, perform(trainings, works), len(works))
         assembling = partial(bank_work, config=config)
@@ -147,13 +181,25 @@ def _retrain(run: Run, config: LdsConfig, subset: _Subset, seed: int, draft: Dra
     order = epoch_order(rows, config.epochs, seed)
     train_model(run, run.experiment.model, config.train, order, seed, draft)
     losses = part_losses(run, "tune", draft.path)
-    (draft.path / LOSSES).mkdir()
-    for target, values in losses.items():
-        np.save(draft.path / LOSSES / f"{target}.npy", values)
     # Not `loss`, which is the training's.
     draft.counts["losses"] = {target: float(values.mean()) for target, values in losses.items()}
     for weights in draft.path.glob("*.safetensors"):
         weights.unlink()
+
+
+def _restore(run: Run, config: LdsConfig, subset: _Subset, lost: Lost, draft: Draft) -> None:
+    candidates = _draw(run, config, subset)
+    if _digest(candidates) != lost.subset:
+        raise ArtifactError(
+            f"{draft.path.name}: the losses that are known are of a model that was trained on "
+            "other candidates. Use the pool and the settings that they were measured with."
+        )
+    np.save(draft.path / SUBSET, candidates)
+    draft.counts["losses"] = dict(lost.losses)
+
+
+def _digest(candidates: np.ndarray) -> str:
+    return hashlib.sha256(candidates.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _assemble(run: Run, config: LdsConfig, draft: Draft) -> None:
@@ -178,9 +224,10 @@ def _assemble(run: Run, config: LdsConfig, draft: Draft) -> None:
 
 
 def _losses(run: Run, config: LdsConfig, subset: _Subset, target: str) -> np.ndarray:
-    """Of the models trained on one subset, shape (seeds, examples)."""
+    """Of the models trained on one subset, shape (seeds,)."""
     folders = [run.folder / STAGE / "models" / subset.model(i) for i in range(config.seeds)]
-    return np.stack([np.load(folder / LOSSES / f"{target}.npy") for folder in folders])
+    manifests = [load_manifest(folder) for folder in folders]
+    return np.array([manifest.counts["losses"][target] for manifest in manifests if manifest])
 
 
 def _first_candidates(run: Run) -> tuple[pa.Table, np.ndarray]:

@@ -124,7 +124,9 @@ def merge_scores(shards: Sequence[Sequence[Path]], path: Path) -> int:
         shards: For each shard in order, the folder of each method.
         path: The Parquet file to write: provenance, each METHOD, each METHOD.PROXY.TARGET.
     """
-    return _write_tables((table for folders in shards for table in _read_beside(folders)), path)
+    # Nothing was scored of a shard without candidates, so its file names no method.
+    tables = (table for folders in shards for table in _read_beside(folders) if len(table))
+    return _write_tables(tables, path)
 
 
 def load_scores(path: Path, method: str, fingerprint: str) -> Scores:

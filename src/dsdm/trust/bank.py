@@ -4,7 +4,7 @@ The folder of a finished bank is all that an estimator is judged by, ours or one
 
     inclusion.npy       bool, (subsets, candidates)
     tokens.npy          int64, (candidates,)
-    losses/TARGET.npy   nats a target token, (subsets, seeds, examples)
+    losses/TARGET.npy   nats a target token, mean of its examples, (subsets, seeds)
     bank.json           the kind of each subset, and the targets' names
     candidates.parquet  where each candidate is from, and its text
 """
@@ -37,8 +37,8 @@ class Bank:
     """How each subset was drawn: `half` or `skewed`."""
     tokens: Int[np.ndarray, " candidates"]
     """Tokens in each candidate."""
-    losses: Mapping[str, Float[np.ndarray, "subsets seeds examples"]]
-    """By target: the loss of each example of its tune part, in nats a target token."""
+    losses: Mapping[str, Float[np.ndarray, "subsets seeds"]]
+    """By target: the mean loss of the examples of its tune part, in nats a target token."""
 
     @property
     def num_candidates(self) -> int:

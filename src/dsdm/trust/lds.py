@@ -177,7 +177,7 @@ def _lds(
     found = {}
     for target, losses in bank.losses.items():
         predicted = predicted_utilities(bank, scores[target])
-        found[target] = resampled_rank_correlations(predicted, -losses.mean(axis=(1, 2)), counts)
+        found[target] = resampled_rank_correlations(predicted, -losses.mean(axis=1), counts)
     return _with_mean(found)
 
 
@@ -187,13 +187,12 @@ def _ceilings(
     """By target; nothing where each subset was trained once."""
     found = {}
     for target, losses in bank.losses.items():
-        by_seed = losses.mean(axis=2).T
         pairs = [
             resampled_rank_correlations(first, second, counts)
-            for first, second in itertools.combinations(by_seed, 2)
+            for first, second in itertools.combinations(losses.T, 2)
         ]
         if pairs:
-            found[target] = noise_ceiling(np.mean(pairs, axis=0), len(by_seed))
+            found[target] = noise_ceiling(np.mean(pairs, axis=0), losses.shape[1])
     return _with_mean(found) if found else {}
 
 
