@@ -18,17 +18,21 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 CONFIGS = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if "corpus" not in path.parts)
 
 
-@pytest.fixture(scope="module")
-def compare() -> ModuleType:
-    """experiments/compare/run.py as a module."""
-    path = EXPERIMENTS / "compare" / "run.py"
-    spec = importlib.util.spec_from_file_location("compare_run", path)
+def script(place: str) -> ModuleType:
+    """A script of the experiments as a module."""
+    path = EXPERIMENTS / place
+    spec = importlib.util.spec_from_file_location(place.replace("/", "_").removesuffix(".py"), path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def compare() -> ModuleType:
+    return script("compare/run.py")
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +57,14 @@ def test_a_seed_of_a_cell_has_a_run_of_its_own_on_the_same_pool(compare: ModuleT
     assert (first.seed, second.seed) == (0, 1)
     assert first.folder != second.folder
     assert first.pool == second.pool
+
+
+def test_every_set_up_of_the_check_can_be_read() -> None:
+    check = script("check/check.py")
+    experiments = [check.experiment_of(setup) for setup in check.SETUPS]
+    assert len({experiment.folder for experiment in experiments}) == len(experiments)
+    for experiment in experiments:
+        assert experiment.compare.parts == ("tune",)
 
 
 def test_randoms_largest_budget_repeats_no_row(compare: ModuleType) -> None:

@@ -1,0 +1,127 @@
+"""Whether the verdict of `dsdm check` agrees with what retraining shows, on good and bad set-ups.
+
+    python experiments/check/check.py [SETUP ...] [--workers 2]
+
+A set-up is check.yaml with overrides. The truth is what a user would find out by spending the
+compute: three models trained on the selection against three on random rows, on the tune part. The
+selection helps where the paired t-interval of the difference lies below zero. The first three
+are broken on purpose; the last five were made up after the check was finished.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from record import figure, write_figures
+
+from dsdm.artifacts import MANIFEST, load_checked, write_checked
+from dsdm.datamodel.directions import load_direction, save_direction
+from dsdm.evaluation.comparison import compare_losses
+from dsdm.experiment import Experiment, load_experiment
+from dsdm.pipeline import Workers, run_experiment
+from dsdm.pipeline.check import run_check
+from dsdm.pipeline.losses import load_losses
+from dsdm.trust.config import CheckConfig
+
+HERE = Path(__file__).parent
+LAMBADA = "{name: lambada, file: experiments/quickstart/targets/lambada.jsonl}"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One experiment, and what is wrong with it where something is."""
+
+    name: str
+    overrides: tuple[tuple[str, str], ...] = ()
+    is_flipped: bool = False
+    """Its directions are turned round when they are finished."""
+
+
+SETUPS = (
+    Setup("undamped", (("directions.damping", "0.0"), ("directions.curvature_rows", "12"))),
+    Setup("flipped", is_flipped=True),
+    Setup("barely_trained", (("proxies.epochs", "0.1"),)),
+    Setup("sound"),
+    Setup("one_target", (("targets", f"[{LAMBADA}]"),)),
+    Setup(
+        "four_examples",
+        (("targets", f"[{LAMBADA[:-1]}, limit: 8}}]"),),
+    ),
+    Setup("rate_too_high", (("proxies.train.lr", "0.1"),)),
+    Setup("margin", (("directions.output", "margin"),)),
+    Setup(
+        "short_rows_plain_gradient",
+        (("examples.row_tokens", "64"), ("directions.estimators", "[gradient]")),
+    ),
+)
+
+
+def main() -> None:
+    """Makes what is missing and writes the figures of the set-ups that are named, or of all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    names = [setup.name for setup in SETUPS]
+    parser.add_argument("setups", nargs="*", metavar="SETUP", help=", ".join(names))
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    if unknown := set(options.setups) - set(names):
+        parser.error(f"no such set-up: {', '.join(sorted(unknown))}")
+    chosen = [setup for setup in SETUPS if not options.setups or setup.name in options.setups]
+    workers = Workers(options.workers)
+    rows = [row for setup in chosen for row in figures_of(setup, workers)]
+    if not options.setups:
+        agreeing = sum(row["value"] for row in rows if row["name"].endswith(".agrees"))
+        rows.append(figure("check.agreeing", int(agreeing), f"of {len(chosen)} set-ups"))
+    write_figures("check", rows)
+
+
+def experiment_of(setup: Setup) -> Experiment:
+    """The set-up as an experiment."""
+    path = HERE / "check.yaml"
+    folder = f"{load_experiment(path).run}/{setup.name}"
+    return load_experiment(path, [*setup.overrides, ("run", folder)])
+
+
+def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
+    """The verdict, the truth, and whether they agree."""
+    experiment = experiment_of(setup)
+    run_experiment(experiment, until="directions", workers=workers)
+    if setup.is_flipped:
+        flip(experiment.folder)
+    check = run_check(experiment, CheckConfig(), workers=workers)
+    print(f"{setup.name}: {check.verdict}", file=sys.stderr)
+    run_experiment(experiment, workers=workers)
+    assert experiment.compare is not None
+    targets = [target.name for target in experiment.targets]
+    losses = load_losses(experiment.folder, "tune", experiment.compare, targets)
+    # The last line of the arm is the mean of targets, or the one target.
+    *_, line = (line for line in compare_losses(losses) if line.arm == "top")
+    found = line.difference
+    assert found is not None
+    unit = f"nats a target token, {line.num_seeds} seeds"
+    yield figure(f"check.{setup.name}.verdict", int(check.verdict.trust), "1: trust")
+    yield figure(f"check.{setup.name}.top_minus_random", found.mean, unit, found.low, found.high)
+    agrees = int(check.verdict.trust == (found.high < 0))
+    yield figure(f"check.{setup.name}.agrees", agrees, "1: verdict and retraining agree")
+
+
+def flip(run_folder: Path) -> None:
+    """Turns every finished direction round, once, as if it had been written so."""
+    mark = run_folder / "flipped"
+    if mark.exists():
+        return
+    shutil.rmtree(run_folder / "check", ignore_errors=True)
+    for path in run_folder.glob("directions/*/*/*.safetensors"):
+        save_direction(load_direction(path).scaled(-1.0), path)
+        manifest = load_checked(path.parent / MANIFEST)
+        manifest.pop("files", None)
+        write_checked(path.parent / MANIFEST, manifest)
+    mark.touch()
+
+
+if __name__ == "__main__":
+    main()
