@@ -71,16 +71,16 @@ KINDS = {"half": ("random halves", ""), "skewed": ("source-skewed subsets", ".sk
 def main(arguments: list[str] | None = None) -> None:
     """Makes what is missing, prints the table and writes `lds.SETUP.*` figures."""
     options = _options(arguments)
-    experiment, config = load_experiment(options.setup), _bank_config(options)
+    experiment = load_experiment(options.setup)
+    config = bank_config(options.setup, options.subsets)
     who = Workers(options.workers)
     run = run_experiment(experiment, until="scores", workers=who, announce=_announce)
     _make_scores(run, who)
-    losses = options.setup.with_name(f"{options.setup.stem}_losses.jsonl")
-    known = _read_losses(losses)
+    known = read_losses(options.setup)
     try:
         bank = make_bank(run, config, known=known, workers=who, announce=_announce)
     finally:
-        _write_losses(losses, known | finished_models(run, config))
+        _write_losses(options.setup, known | finished_models(run, config))
     scores = {name: rival_scores(run, one, bank.num_candidates) for name, one in RIVALS.items()}
     for name, file in options.scores:
         scores[name] = read_scores(file, list(bank.losses), bank.num_candidates)
@@ -121,24 +121,34 @@ def _named_file(text: str) -> tuple[str, Path]:
     return name, Path(file)
 
 
-def _bank_config(options: argparse.Namespace) -> LdsConfig:
-    path = options.setup.with_name(f"{options.setup.stem}_bank.json")
-    config = load_config(path, LdsConfig)
-    if options.subsets is None:
+def bank_config(setup: Path, subsets: int | None = None) -> LdsConfig:
+    """What is retrained for a set-up: all of it, or so many subsets of each kind at most."""
+    config = load_config(setup.with_name(f"{setup.stem}_bank.json"), LdsConfig)
+    if subsets is None:
         return config
-    return msgspec.structs.replace(config, halves=options.subsets, skewed=options.subsets)
+    fewer = {"halves": min(subsets, config.halves), "skewed": min(subsets, config.skewed)}
+    changed: LdsConfig = msgspec.structs.replace(config, **fewer)
+    return changed
 
 
-def _read_losses(path: Path) -> dict[str, Lost]:
+def read_losses(setup: Path) -> dict[str, Lost]:
+    """What a set-up's retrained models lost, those of other machines among them."""
+    path = _losses_file(setup)
     if not path.exists():
         return {}
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return {line["model"]: Lost(line["subset"], line["losses"]) for line in lines}
 
 
-def _write_losses(path: Path, models: Mapping[str, Lost]) -> None:
+def _losses_file(setup: Path) -> Path:
+    return setup.with_name(f"{setup.stem}_losses.jsonl")
+
+
+def _write_losses(setup: Path, models: Mapping[str, Lost]) -> None:
     lines = [{"model": name, **vars(models[name])} for name in sorted(models)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    _losses_file(setup).write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
 
 
 def _announce(stage: str, made: int, total: int) -> None:

@@ -1,0 +1,113 @@
+"""Settings of the directions, judged by a bank: what a default is worth.
+
+    python experiments/lds/variants.py [VARIANT ...] [--setup SETUP.yaml] [--subsets N]
+
+Each variant takes the set-up's own proxies (the first two) and changes one setting of the
+directions. Its LDS stands beside that of the set-up as it is, with the paired difference. Run
+lds.py first; with `--subsets` a bank that is not finished serves with its first subsets.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+from lds import KINDS, bank_config, read_losses
+from record import figure, write_figures
+
+from dsdm.experiment import Experiment, load_experiment
+from dsdm.pipeline import Run, run_experiment
+from dsdm.pipeline.bank_scores import Rival, rival_scores
+from dsdm.pipeline.bank_stages import make_bank
+from dsdm.trust.lds import Board, lds_board
+
+PROXIES = 2
+PLAIN = "plain"
+SHARED = ("tokenizer", "examples", "targets", "overlap", "proxies")
+VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "loglik": (("directions.output", "loglik"),),
+    "answers": (("directions.context_weight", "0"),),
+    "whole": (("directions.context_weight", "1"),),
+    "damping0.01": (("directions.damping", "0.01"),),
+    "damping1": (("directions.damping", "1"),),
+    "damping10": (("directions.damping", "10"),),
+    "blocks": (("directions.embeddings", "false"),),
+    "sampled": (("directions.labels", "sampled"),),
+    "loglik_damping1": (("directions.output", "loglik"), ("directions.damping", "1")),
+}
+
+
+def main() -> None:
+    """Scores what is missing and writes `lds_variants.SETUP.*` figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    default = Path(__file__).with_name("scratch.yaml")
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--setup", type=Path, default=default)
+    parser.add_argument("--subsets", type=int, metavar="N", help="the first N of each kind")
+    options = parser.parse_args()
+    chosen = options.variants or list(VARIANTS)
+    if unknown := set(chosen) - set(VARIANTS):
+        parser.error(f"no such variant: {', '.join(sorted(unknown))}")
+    main_run = Run(load_experiment(options.setup))
+    config = bank_config(options.setup, options.subsets)
+    bank = make_bank(main_run, config, known=read_losses(options.setup))
+    rival = Rival("ekfac", PROXIES)
+    scores = {PLAIN: rival_scores(main_run, rival, bank.num_candidates)}
+    for name in chosen:
+        run = scored(main_run, options.setup, name)
+        scores[name] = rival_scores(run, rival, bank.num_candidates)
+    board = lds_board(bank, scores)
+    print_table(board)
+    setup = options.setup.stem
+    write_figures(f"lds_variants_{setup}", list(figures(board, f"lds_variants.{setup}")))
+
+
+def scored(main_run: Run, setup: Path, variant: str) -> Run:
+    """A run with the main run's proxies, scored in another way."""
+    folder = main_run.folder.with_name(f"{main_run.folder.name}-{variant}")
+    for name in SHARED:
+        if not (folder / name).exists():
+            shutil.copytree(main_run.folder / name, folder / name, copy_function=os.link)
+    return run_experiment(varied(setup, variant, folder), until="scores")
+
+
+def varied(setup: Path, variant: str, folder: Path) -> Experiment:
+    """The set-up with one setting changed."""
+    overrides = [
+        *VARIANTS[variant],
+        ("run", str(folder)),
+        ("proxies.count", str(PROXIES)),
+        ("directions.estimators", "[ekfac]"),
+    ]
+    return load_experiment(setup, overrides)
+
+
+def print_table(board: Board) -> None:
+    """LDS, and the difference to the set-up as it is, by kind of subset."""
+    for name in board.estimators:
+        cells = []
+        for kind in board.kinds:
+            found = board.interval(name, kind)
+            cells.append(f"{KINDS[kind][0]} {found.mean:.3f}")
+            if name in (PLAIN, *VARIANTS):
+                less = board.difference(name, PLAIN, kind)
+                cells.append(f"({less.mean:+.3f} [{less.low:+.3f}, {less.high:+.3f}])")
+        print(f"{name:16}", *cells)
+
+
+def figures(board: Board, prefix: str) -> Iterator[dict[str, Any]]:
+    """Each variant's LDS minus that of the set-up as it is."""
+    for name in (name for name in board.estimators if name in VARIANTS):
+        for kind in board.kinds:
+            found = board.difference(name, PLAIN, kind)
+            place = f"{prefix}.{name}_minus_plain{KINDS[kind][1]}"
+            yield figure(place, found.mean, "rank correlation", found.low, found.high)
+
+
+if __name__ == "__main__":
+    main()
