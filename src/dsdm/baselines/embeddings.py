@@ -28,6 +28,20 @@ Embedding = SemDedupConfig | SimilarityConfig
 """Settings that name what embeds."""
 
 
+def check_installed(config: Embedding) -> None:
+    """Raises ModelError where what embeds is in a package that is not installed."""
+    if config.embedding == "proxy":
+        return
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise ModelError(
+            f"{_method(config)}: `embedding` is {config.embedding!r}, which is read by the package "
+            "`sentence-transformers`, and that is not installed. Install it, or set `embedding` to "
+            "`proxy`."
+        )
+    if config.embedding == MINILM:
+        _minilm()
+
+
 def candidate_embeddings(
     question: Question, config: Embedding
 ) -> Float[np.ndarray, "candidates dim"]:
@@ -111,15 +125,10 @@ def _text_embeddings(question: Question, encode: Encode) -> Float[np.ndarray, "c
 
 def _load_encode(config: Embedding) -> Encode:
     """A sentence-embedding model's function of texts; a folder is never looked up elsewhere."""
+    check_installed(config)
+    from sentence_transformers import SentenceTransformer
+
     name, method = config.embedding, _method(config)
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ModelError(
-            f"{method}: `embedding` is {name!r}, which is read by the package "
-            "`sentence-transformers`, and that is not installed. Install it, or set `embedding` to "
-            "`proxy`."
-        ) from error
     place = _minilm() if name == MINILM else name
     try:
         model = SentenceTransformer(

@@ -97,6 +97,7 @@ def run_experiment(
             announce(stage, made, total)
             if stage == "tokenizer" and _has_models_to_train(run):
                 model_stages.check_models(run)
+                baseline_stages.check_baselines(run)
             if stage == until:
                 break
     # Last, so that a run that was refused is still described by the experiment that made it.

@@ -8,7 +8,12 @@ import pyarrow as pa
 
 from dsdm.artifacts import Draft
 from dsdm.baselines import Question, baseline_scores, settings_of
-from dsdm.baselines.config import BASELINE_NAMES, USES_PROXIES
+from dsdm.baselines.config import (
+    BASELINE_NAMES,
+    USES_PROXIES,
+    SemDedupConfig,
+    SimilarityConfig,
+)
 from dsdm.data.tasks import read_target_texts
 from dsdm.pipeline.data_stages import examples_work, targets_work
 from dsdm.pipeline.model_stages import proxies_work
@@ -23,6 +28,16 @@ def baselines_work(run: Run) -> Iterator[Work]:
     for name, target in sorted(named, key=str):
         if name in BASELINE_NAMES:
             yield baseline_work(run, name, target)
+
+
+def check_baselines(run: Run) -> None:
+    """Raises ModelError where a baseline that is to be made needs a package that is missing."""
+    from dsdm.baselines.embeddings import check_installed
+
+    for work in baselines_work(run):
+        settings = work.config["settings"]
+        if isinstance(settings, SemDedupConfig | SimilarityConfig) and work.state()[0] != "done":
+            check_installed(settings)
 
 
 def baseline_work(run: Run, name: str, target: str | None = None) -> Work:
