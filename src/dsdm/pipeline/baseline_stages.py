@@ -35,7 +35,8 @@ def check_baselines(run: Run) -> None:
     from dsdm.baselines.embeddings import check_installed
 
     for work in baselines_work(run):
-        settings = work.config["settings"]
+        method = work.path.name.partition(":")[0]
+        settings = settings_of(method, run.experiment.baselines)
         if isinstance(settings, SemDedupConfig | SimilarityConfig) and work.state()[0] != "done":
             check_installed(settings)
 
