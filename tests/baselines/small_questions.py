@@ -3,6 +3,7 @@
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -65,6 +66,7 @@ def read_numbers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
             return np.array([text.split() for text in texts], np.float32)
 
     module = types.ModuleType("sentence_transformers")
+    module.__spec__ = ModuleSpec("sentence_transformers", None)
     module.SentenceTransformer = SentenceTransformer
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
     return made
