@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ def figure(
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file; none where it is not there yet."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Replaces the lines of a JSONL file."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def write_figures(file: str, rows: list[dict[str, Any]]) -> None:

@@ -6,14 +6,14 @@
 A cell is a config of this folder with overrides. Each of its seeds is a run of its own, with other
 proxies, subsets and initial weights on the same pool; what its models lost is added to losses.jsonl
 when they are all evaluated, and figures are made of that file. So seeds may be run in any order and
-on several machines, and a killed command goes on where it was.
+on several machines, and a killed command goes on where it was. `--cells` alone runs nothing and
+writes the figures.
 
 Without `--report` models are evaluated on the tune part alone, and figures go to
 `compare_tune.json`; every look at the report part is a line in experiments/LOG.md.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from record import commit, figure, machine, write_figures
+from record import commit, figure, machine, read_lines, write_figures, write_lines
 
 from dsdm.evaluation.comparison import ALL_TARGETS, ComparedLoss, Losses, compare_losses
-from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, multipliers
+from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, mean_cost, multipliers
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import Workers, run_experiment
 from dsdm.pipeline.costs import compared_costs
@@ -158,13 +158,6 @@ def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Li
                 }
 
 
-def read_lines(path: Path) -> list[Line]:
-    """All that was measured so far."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def add_lines(path: Path, lines: Iterable[Line]) -> None:
     """Adds what was measured, in place of what was measured of the same models before."""
 
@@ -172,8 +165,7 @@ def add_lines(path: Path, lines: Iterable[Line]) -> None:
         return line["place"], line["part"], line["arm"], line["seed"]
 
     kept = {key(line): line for line in [*read_lines(path), *lines]}
-    text = "".join(json.dumps(kept[k]) + "\n" for k in sorted(kept))
-    path.write_text(text, encoding="utf-8")
+    write_lines(path, [kept[k] for k in sorted(kept)])
 
 
 def all_figures(lines: list[Line], part: str, mix: list[str]) -> Iterator[dict[str, Any]]:
@@ -226,13 +218,9 @@ def costs_of(lines: Iterable[Line]) -> dict[str, dict[str, MethodCost]]:
             if line[kind] is not None:
                 by_arm.setdefault(line["arm"], []).append(MethodCost(**line[kind]))
     return {
-        kind: {arm: _mean(costs) for arm, costs in by_arm.items()} for kind, by_arm in found.items()
+        kind: {arm: mean_cost(costs) for arm, costs in by_arm.items()}
+        for kind, by_arm in found.items()
     }
-
-
-def _mean(costs: list[MethodCost]) -> MethodCost:
-    total = sum(costs, MethodCost())
-    return MethodCost(total.flops / len(costs), total.seconds / len(costs))
 
 
 def difference_figures(

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from record import RESULTS, figure, write_figures
+from record import RESULTS, figure, read_lines, write_figures, write_lines
 
 from dsdm.config import load_config
 from dsdm.datamodel.config import DirectionsConfig
@@ -133,11 +133,8 @@ def bank_config(setup: Path, subsets: int | None = None) -> LdsConfig:
 
 def read_losses(setup: Path) -> dict[str, Lost]:
     """What a set-up's retrained models lost, those of other machines among them."""
-    path = _losses_file(setup)
-    if not path.exists():
-        return {}
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {line["model"]: Lost(line["subset"], line["losses"]) for line in lines}
+    lines = read_lines(_losses_file(setup))
+    return {line["model"]: Lost(line["made_of"], line["losses"]) for line in lines}
 
 
 def _losses_file(setup: Path) -> Path:
@@ -146,9 +143,7 @@ def _losses_file(setup: Path) -> Path:
 
 def _write_losses(setup: Path, models: Mapping[str, Lost]) -> None:
     lines = [{"model": name, **vars(models[name])} for name in sorted(models)]
-    _losses_file(setup).write_text(
-        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
-    )
+    write_lines(_losses_file(setup), lines)
 
 
 def _announce(stage: str, made: int, total: int) -> None:

@@ -94,7 +94,7 @@ def print_table(board: Board) -> None:
         for kind in board.kinds:
             found = board.interval(name, kind)
             cells.append(f"{KINDS[kind][0]} {found.mean:.3f}")
-            if name in (PLAIN, *VARIANTS):
+            if name in VARIANTS:
                 less = board.difference(name, PLAIN, kind)
                 cells.append(f"({less.mean:+.3f} [{less.low:+.3f}, {less.high:+.3f}])")
         print(f"{name:16}", *cells)

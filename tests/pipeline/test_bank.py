@@ -156,6 +156,16 @@ def test_losses_of_other_candidates_are_refused(run: Run, bank: Bank, tmp_path: 
         make_bank(moved(run, tmp_path), config(), known=swapped)
 
 
+def test_losses_of_another_training_are_refused(run: Run, bank: Bank, tmp_path: Path) -> None:
+    known = finished_models(run, config())
+    with pytest.raises(ArtifactError, match="or with other settings"):
+        make_bank(moved(run, tmp_path), config(epochs=2), known=known)
+
+
+def test_models_of_other_settings_are_not_among_the_finished(run: Run, bank: Bank) -> None:
+    assert finished_models(run, config(epochs=2)) == {}
+
+
 def moved(run: Run, folder: Path) -> Run:
     """The run without its bank, in another folder."""
     copied = folder / "run"

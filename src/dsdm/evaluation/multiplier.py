@@ -34,6 +34,12 @@ class MethodCost:
         return MethodCost(self.flops + other.flops, self.seconds + other.seconds)
 
 
+def mean_cost(costs: Sequence[MethodCost]) -> MethodCost:
+    """The mean of costs, one or more."""
+    total = sum(costs, MethodCost())
+    return MethodCost(total.flops / len(costs), total.seconds / len(costs))
+
+
 @dataclass(frozen=True)
 class Net:
     """What a method is worth with its selection counted, in one unit of cost."""

@@ -5,7 +5,6 @@ with more subsets keeps what a smaller one has made. Its weights are not kept. W
 be carried to another machine (`Lost`), where they need not be trained again.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsdm.artifacts import Draft, load_manifest
+from dsdm.artifacts import Draft, artifact_fingerprint
+from dsdm.config import fingerprint
 from dsdm.errors import ArtifactError
 from dsdm.lm.config import training_content
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
 from dsdm.pipeline.losses import part_losses
 from dsdm.pipeline.model_stages import derived_seed, train_model, usable_rows
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.work import Work, fingerprints
+from dsdm.pipeline.work import Work, fingerprints, finished_counts
 from dsdm.pipeline.workers import HERE, Workers
 from dsdm.pipeline.workers import workers as start_workers
 from dsdm.trust.bank import CANDIDATES, Bank, load_bank, write_bank
@@ -38,8 +38,8 @@ KINDS = ("half", "skewed")
 class Lost:
     """What one retrained model lost."""
 
-    subset: str
-    """A digest of the candidates that it was trained on."""
+    made_of: str
+    """Identifies its settings and the candidates that it was trained on."""
     losses: Mapping[str, float]
     """By target: mean of the examples of its tune part, in nats a target token."""
 
@@ -88,7 +88,7 @@ def retrained_work(run: Run, config: LdsConfig, known: Known = NOTHING) -> Itera
             name = subset.model(seed)
             make = partial(_retrain, run, config, subset, seed)
             if name in known:
-                make = partial(_restore, run, config, subset, known[name])
+                make = partial(_restore, run, config, subset, content, known[name])
             yield Work(STAGE, run.folder / STAGE / "models" / name, content, inputs, make)
 
 
@@ -100,14 +100,14 @@ def bank_work(run: Run, config: LdsConfig) -> Iterator[Work]:
 
 
 def finished_models(run: Run, config: LdsConfig) -> dict[str, Lost]:
-    """What the models lost that are finished so far."""
-    found = {}
-    for work in retrained_work(run, config):
-        manifest = load_manifest(work.path)
-        if manifest is not None:
-            subset = _digest(np.load(work.path / SUBSET))
-            found[work.path.name] = Lost(subset, manifest.counts["losses"])
-    return found
+    """What the models lost that are finished so far, with the settings of `config`."""
+    return {
+        work.path.name: Lost(
+            _made_of(work.config, np.load(work.path / SUBSET)), finished_counts(work)["losses"]
+        )
+        for work in retrained_work(run, config)
+        if work.state()[0] == "done"
+    }
 
 
 def make_bank(
@@ -128,7 +128,8 @@ def make_bank(
         announce: Called at the end with the stage's name, the models trained now, and all of them.
 
     Raises:
-        DsdmError: as training does, or what is known is of another pool; what was finished is kept.
+        DsdmError: as training does, or what is known was trained on another pool or in another way;
+            what was finished is kept.
     """
     with start_workers(run.experiment, workers) as perform:
         trainings = partial(retrained_work, config=config, known=known)
@@ -187,25 +188,28 @@ def _retrain(run: Run, config: LdsConfig, subset: _Subset, seed: int, draft: Dra
         weights.unlink()
 
 
-def _restore(run: Run, config: LdsConfig, subset: _Subset, lost: Lost, draft: Draft) -> None:
+def _restore(
+    run: Run, config: LdsConfig, subset: _Subset, content: object, lost: Lost, draft: Draft
+) -> None:
     candidates = _draw(run, config, subset)
-    if _digest(candidates) != lost.subset:
+    if _made_of(content, candidates) != lost.made_of:
         raise ArtifactError(
             f"{draft.path.name}: the losses that are known are of a model that was trained on "
-            "other candidates. Use the pool and the settings that they were measured with."
+            "other candidates or with other settings. Use the pool and the settings that they were "
+            "measured with."
         )
     np.save(draft.path / SUBSET, candidates)
     draft.counts["losses"] = dict(lost.losses)
 
 
-def _digest(candidates: np.ndarray) -> str:
-    return hashlib.sha256(candidates.astype("<i8").tobytes()).hexdigest()[:16]
+def _made_of(content: object, candidates: np.ndarray) -> str:
+    return artifact_fingerprint(content, {"candidates": fingerprint(candidates.tolist())})
 
 
 def _assemble(run: Run, config: LdsConfig, draft: Draft) -> None:
     candidates, _ = _first_candidates(run)
     models = run.folder / STAGE / "models"
-    subsets = list(_subsets(config))
+    subsets, lost = list(_subsets(config)), finished_models(run, config)
     bank = Bank(
         inclusion=inclusion_matrix(
             [np.load(models / subset.model(0) / SUBSET) for subset in subsets], len(candidates)
@@ -213,7 +217,12 @@ def _assemble(run: Run, config: LdsConfig, draft: Draft) -> None:
         kinds=tuple(subset.kind for subset in subsets),
         tokens=candidates["num_tokens"].to_numpy().astype(np.int64),
         losses={
-            target.name: np.stack([_losses(run, config, one, target.name) for one in subsets])
+            target.name: np.array(
+                [
+                    [lost[subset.model(seed)].losses[target.name] for seed in range(config.seeds)]
+                    for subset in subsets
+                ]
+            )
             for target in run.experiment.targets
         },
     )
@@ -221,13 +230,6 @@ def _assemble(run: Run, config: LdsConfig, draft: Draft) -> None:
     texts = [run.examples.text_of(i, run.tokenizer) for i in range(len(candidates))]
     pq.write_table(candidates.append_column("text", pa.array(texts)), draft.path / CANDIDATES)
     draft.counts.update(subsets=len(subsets), seeds=config.seeds, candidates=len(candidates))
-
-
-def _losses(run: Run, config: LdsConfig, subset: _Subset, target: str) -> np.ndarray:
-    """Of the models trained on one subset, shape (seeds,)."""
-    folders = [run.folder / STAGE / "models" / subset.model(i) for i in range(config.seeds)]
-    manifests = [load_manifest(folder) for folder in folders]
-    return np.array([manifest.counts["losses"][target] for manifest in manifests if manifest])
 
 
 def _first_candidates(run: Run) -> tuple[pa.Table, np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from dsdm.artifacts import COST, load_cost
 from dsdm.baselines.config import BASELINE_NAMES, USES_PROXIES
 from dsdm.errors import ArtifactError
-from dsdm.evaluation.multiplier import MethodCost, is_random
+from dsdm.evaluation.multiplier import MethodCost, is_random, mean_cost
 from dsdm.experiment import Experiment
 from dsdm.pipeline import STAGES
 from dsdm.pipeline.run import compare_folder
@@ -91,8 +91,7 @@ def training_cost(run_folder: Path, arm: str) -> MethodCost:
         raise ArtifactError(
             f"{run_folder / 'models'}: no training of {arm} is finished. Finish the run."
         )
-    total = sum(found, MethodCost())
-    return MethodCost(total.flops / len(found), total.seconds / len(found))
+    return mean_cost(found)
 
 
 def compared_costs(

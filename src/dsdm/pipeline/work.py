@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -153,7 +154,7 @@ def fingerprints(works: Sequence[Work]) -> dict[str, str]:
     return {work.name: work.fingerprint for work in works}
 
 
-def finished_counts(work: Work) -> dict[str, int | float]:
+def finished_counts(work: Work) -> dict[str, Any]:
     """The counts in a finished artifact's manifest."""
     manifest = load_manifest(work.path)
     return {} if manifest is None else manifest.counts
