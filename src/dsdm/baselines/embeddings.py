@@ -126,11 +126,11 @@ def _text_embeddings(question: Question, encode: Encode) -> Float[np.ndarray, "c
 def _load_encode(config: Embedding) -> Encode:
     """A sentence-embedding model's function of texts; a folder is never looked up elsewhere."""
     check_installed(config)
-    from sentence_transformers import SentenceTransformer
-
     name, method = config.embedding, _method(config)
     place = _minilm() if name == MINILM else name
     try:
+        from sentence_transformers import SentenceTransformer
+
         model = SentenceTransformer(
             place,
             trust_remote_code=False,

@@ -8,12 +8,7 @@ import pyarrow as pa
 
 from dsdm.artifacts import Draft
 from dsdm.baselines import Question, baseline_scores, settings_of
-from dsdm.baselines.config import (
-    BASELINE_NAMES,
-    USES_PROXIES,
-    SemDedupConfig,
-    SimilarityConfig,
-)
+from dsdm.baselines.config import BASELINE_NAMES, USES_PROXIES
 from dsdm.data.tasks import read_target_texts
 from dsdm.pipeline.data_stages import examples_work, targets_work
 from dsdm.pipeline.model_stages import proxies_work
@@ -24,21 +19,27 @@ from dsdm.pipeline.work import Advance, Work, fingerprints, progress
 
 def baselines_work(run: Run) -> Iterator[Work]:
     """One file of scores for each baseline that an arm is made by."""
-    named = {(arm.method, arm.target) for arm in run.experiment.compared_arms}
-    for name, target in sorted(named, key=str):
-        if name in BASELINE_NAMES:
-            yield baseline_work(run, name, target)
+    for name, target in _named(run):
+        yield baseline_work(run, name, target)
 
 
 def check_baselines(run: Run) -> None:
     """Raises ModelError where a baseline that is to be made needs a package that is missing."""
-    from dsdm.baselines.embeddings import check_installed
+    from dsdm.baselines.embeddings import Embedding, check_installed
 
-    for work in baselines_work(run):
-        method = work.path.name.partition(":")[0]
-        settings = settings_of(method, run.experiment.baselines)
-        if isinstance(settings, SemDedupConfig | SimilarityConfig) and work.state()[0] != "done":
+    for name, target in _named(run):
+        settings = settings_of(name, run.experiment.baselines)
+        if (
+            isinstance(settings, Embedding)
+            and baseline_work(run, name, target).state()[0] != "done"
+        ):
             check_installed(settings)
+
+
+def _named(run: Run) -> list[tuple[str, str | None]]:
+    """Each baseline that an arm is made by, with the target that it is made for alone."""
+    named = {(arm.method, arm.target) for arm in run.experiment.compared_arms}
+    return sorted((pair for pair in named if pair[0] in BASELINE_NAMES), key=str)
 
 
 def baseline_work(run: Run, name: str, target: str | None = None) -> Work:
