@@ -157,7 +157,7 @@ TABLES = (
     ),
     Pivot(
         "Choosing conversations for a fine-tune",
-        "The best 250 of 5,000 conversations for 4 epochs, LoRA on a small model pretrained here "
+        "The best 100 of 2,000 conversations for 4 epochs, LoRA on a small model pretrained here "
         "([small.yaml](../experiments/finetune/small.yaml)); *selecting* is its cost in fine-tunes "
         "of that length, in FLOPs.",
         r"finetune_small\.(?:(?P<column>squad|jeopardy|mean)\.)?(?P<row>[a-z0-9]+)"
