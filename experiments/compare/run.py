@@ -64,13 +64,13 @@ class Cell:
 
 
 CELLS = (
-    Cell("primary", PRIMARY, (0, 1, 2)),
-    Cell(  # two more seeds of the arms that the claims are about
-        "seeds",
+    Cell(  # the arms that the claims are about
+        "primary",
         PRIMARY,
-        (3, 4),
-        arms=("top", "dsir", "random", "source-matched", "random@2", "random@4"),
+        (0, 1, 2, 3, 4),
+        arms=("top", "dsir", "random", "source-matched", "random@2", "random@4", "bottom"),
     ),
+    Cell("baselines", PRIMARY, (0, 1, 2)),
     Cell(
         "singles",
         TRANSFER,
