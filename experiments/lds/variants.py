@@ -3,7 +3,7 @@
     python experiments/lds/variants.py [VARIANT ...] [--setup SETUP.yaml] [--subsets N]
 
 Each variant takes the set-up's own proxies (the first two) and changes one setting of the
-directions. Its LDS stands beside that of the set-up as it is, with the paired difference. Run
+directions, or takes another estimator than EK-FAC. Its LDS stands beside that of the set-up as it is, with the paired difference. Run
 lds.py first; with `--subsets` a bank that is not finished serves with its first subsets.
 """
 
@@ -38,6 +38,10 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "damping10": (("directions.damping", "10"),),
     "blocks": (("directions.embeddings", "false"),),
     "sampled": (("directions.labels", "sampled"),),
+    "metagradient": (
+        ("directions.output", "loglik"),
+        ("directions.estimators", "[metagradient]"),
+    ),
     "loglik_damping1": (("directions.output", "loglik"), ("directions.damping", "1")),
 }
 
@@ -56,11 +60,11 @@ def main() -> None:
     main_run = Run(load_experiment(options.setup))
     config = bank_config(options.setup, options.subsets)
     bank = make_bank(main_run, config, known=read_losses(options.setup))
-    rival = Rival("ekfac", PROXIES)
-    scores = {PLAIN: rival_scores(main_run, rival, bank.num_candidates)}
+    scores = {PLAIN: rival_scores(main_run, Rival("ekfac", PROXIES), bank.num_candidates)}
     for name in chosen:
         run = scored(main_run, options.setup, name)
-        scores[name] = rival_scores(run, rival, bank.num_candidates)
+        (method,) = run.experiment.directions.estimators
+        scores[name] = rival_scores(run, Rival(method, PROXIES), bank.num_candidates)
     board = lds_board(bank, scores)
     print_table(board)
     setup = options.setup.stem
@@ -79,10 +83,10 @@ def scored(main_run: Run, setup: Path, variant: str) -> Run:
 def varied(setup: Path, variant: str, folder: Path) -> Experiment:
     """The set-up with one setting changed."""
     overrides = [
+        ("directions.estimators", "[ekfac]"),
         *VARIANTS[variant],
         ("run", str(folder)),
         ("proxies.count", str(PROXIES)),
-        ("directions.estimators", "[ekfac]"),
     ]
     return load_experiment(setup, overrides)
 

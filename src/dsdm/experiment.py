@@ -17,7 +17,13 @@ from dsdm.data.rows import ExamplesConfig
 from dsdm.data.share import ShareConfig
 from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
-from dsdm.datamodel.config import ESTIMATOR_NAMES, LESS, DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import (
+    ESTIMATOR_NAMES,
+    LESS,
+    METAGRADIENT,
+    DirectionsConfig,
+    ScoresConfig,
+)
 from dsdm.errors import ArtifactError, ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
@@ -99,6 +105,10 @@ class Experiment(Config):
 
         if LESS in self.directions.estimators and not self.proxies.moments:
             raise ValueError("`less` needs Adam's moments: set proxies.moments to true")
+        if METAGRADIENT in self.directions.estimators and self.directions.output != "loglik":
+            raise ValueError(
+                "`metagradient` is of the loss that was trained: set directions.output to loglik"
+            )
         if self.pool.format == "conversations" and self.examples.unit == "row":
             raise ValueError("`examples.unit` row is for text; a conversation is one row as it is")
 

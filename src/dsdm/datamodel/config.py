@@ -9,7 +9,9 @@ from dsdm.lm.config import Output, Precision
 
 LESS = "less"
 """The estimator whose scores are no slopes: its candidates' gradients go through Adam."""
-ESTIMATOR_NAMES = ("ekfac", "gradient", "less", "trak")
+METAGRADIENT = "metagradient"
+"""The estimator that follows the proxy's whole training backwards."""
+ESTIMATOR_NAMES = ("ekfac", "gradient", "less", "metagradient", "trak")
 DEFAULT_DAMPING = {"ekfac": 0.1, "trak": 10.0}
 """Of the estimators that have a curvature: see docs/method.md."""
 
@@ -24,9 +26,12 @@ Labels = Literal["data", "sampled"]
 class DirectionsConfig(Config):
     """How directions are estimated."""
 
+    LATER = frozenset({"smoothing", "tail"})
+
     estimators: tuple[str, ...] = ("ekfac",)
     """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature), `less` (Adam's
-    moments instead of a curvature; the best target counts, not their mix)."""
+    moments instead of a curvature; the best target counts, not their mix), `metagradient` (the
+    proxy's training followed backwards, no curvature approximated; needs `loglik`)."""
     output: Output = "margin"
     """What a datamodel predicts: `margin` (the paper's) or `loglik`."""
     context_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.3
@@ -44,6 +49,11 @@ class DirectionsConfig(Config):
     """Random projection of `trak`: each layer's gradient becomes projection x projection."""
     labels: Labels = "data"
     """What `ekfac` takes its curvature at: the pool's own next tokens or the proxy's."""
+    tail: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.65
+    """For `metagradient`: the share of a proxy's training, its last part, that is followed back."""
+    smoothing: Annotated[float, msgspec.Meta(ge=0)] = 0.01
+    """For `metagradient`: added to Adam's second moments where its steps are differentiated, as a
+    share of each parameter's mean."""
     batch_tokens: int = 8192
     """Tokens in one forward and backward pass, padding included."""
     precision: Precision = "float32"

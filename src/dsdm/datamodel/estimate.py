@@ -1,6 +1,6 @@
 """From a trained proxy and targets to directions that are ready to score with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.calibration import save_exact
 from dsdm.datamodel.config import (
     LESS,
+    METAGRADIENT,
     MIX,
     DirectionsConfig,
     ScoresConfig,
@@ -22,7 +23,7 @@ from dsdm.datamodel.config import (
 )
 from dsdm.datamodel.cosines import AdamSteps, score_unit
 from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
-from dsdm.datamodel.estimators import ESTIMATORS, Problem
+from dsdm.datamodel.estimators import ESTIMATORS, Problem, metagradient_directions
 from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import (
     BACKWARD_PASSES,
@@ -35,6 +36,7 @@ from dsdm.datamodel.scoring import (
 from dsdm.errors import NumericalError
 from dsdm.lm.model import check_finite, flops_per_token, training_passes
 from dsdm.lm.moments import load_moments
+from dsdm.lm.replay import Replay, replay_passes
 
 CALIBRATION = "calibration.json"
 
@@ -80,10 +82,79 @@ def estimate_directions(
     if method == LESS:
         _save_as_they_are(question, directions, config, scores, draft)
         return
-    # The same rows for every proxy: their scores are compared.
-    rows = random_rows(question.pool, scores.calibration_rows, seed=config.seed + 1)
-    directions, exact = _to_unit_spread(question, directions, rows, config, scores)
-    mix, spread_of_mix = _mix(directions, exact, question.weights)
+    rows = _calibration_rows(question.pool, config, scores)
+    exact = _exact(question.model, directions, rows, config, scores)
+    spreads = _spreads(exact)
+    directions = [direction.scaled(1 / spreads[direction.target]) for direction in directions]
+    exact = {target: values / spreads[target] for target, values in exact.items()}
+    spread_of_mix = _spread_of_mix(exact, question.weights)
+    _save(question, directions, exact, spread_of_mix, rows, config, scores, draft)
+
+
+def estimate_of_training(
+    replay: Replay,
+    questions: Sequence[Question],
+    config: DirectionsConfig,
+    scores: ScoresConfig,
+    drafts: Mapping[int, Draft],
+    advance: Callable[[int], None],
+) -> None:
+    """Writes the metagradient's directions at the checkpoints of one proxy.
+
+    As `estimate_directions` does, but it is the mean of a candidate's scores over the checkpoints
+    that has unit spread: what each counts for is part of the estimate.
+
+    Args:
+        replay: The proxy's training, not yet run.
+        questions: The proxy at each of its checkpoints, in order, and what is asked of it.
+        config: How directions are estimated.
+        scores: How candidates will be scored.
+        drafts: Where to write, by the checkpoint's number; only these are written.
+        advance: Called with the tokens that were trained on or followed back.
+    """
+    last, count = questions[-1], len(questions)
+    rows = _calibration_rows(last.pool, config, scores)
+    targets = _asked(last, scores)
+    found = metagradient_directions(replay, targets, count, config, advance)
+    points = [
+        [Direction(tensors, METAGRADIENT, target, one.proxy) for target, tensors in of.items()]
+        for one, of in zip(questions, found, strict=True)
+    ]
+    exact = [
+        _exact(one.model, directions, rows, config, scores)
+        for one, directions in zip(questions, points, strict=True)
+    ]
+    spreads = _spreads({t: np.mean([one[t] for one in exact], axis=0) for t in targets})
+    exact = [{t: values / spreads[t] for t, values in one.items()} for one in exact]
+    means = {t: np.mean([one[t] for one in exact], axis=0) for t in targets}
+    spread_of_mix = _spread_of_mix(means, last.weights)
+    longest = max(int(part.lengths.max()) for part in (rows, *targets.values()))
+    for number, draft in drafts.items():
+        scaled = [direction.scaled(1 / spreads[direction.target]) for direction in points[number]]
+        _save(questions[number], scaled, exact[number], spread_of_mix, rows, config, scores, draft)
+    passes = replay_passes(len(targets), config.tail)
+    flops = passes * replay.num_tokens * flops_per_token(last.model, longest)
+    # What all of them took together, as the seconds are.
+    flops += sum(draft.flops for draft in drafts.values())
+    for draft in drafts.values():
+        draft.flops = flops
+
+
+def _save(
+    question: Question,
+    directions: list[Direction],
+    exact: dict[str, np.ndarray],
+    spread_of_mix: float,
+    rows: Subset,
+    config: DirectionsConfig,
+    scores: ScoresConfig,
+    draft: Draft,
+) -> None:
+    """Writes the directions, their mix, their exact scores of `rows`, and the steps to score by."""
+    parts = [direction for direction in directions if direction.target in question.weights]
+    mix = add_directions(parts, [question.weights[d.target] / spread_of_mix for d in parts], MIX)
+    for direction in [*directions, mix]:
+        check_direction(direction)
     calibrations = _calibrate(question.model, [*directions, mix], rows, config, scores)
     steps = {n: {"step": c.step, "correlation": c.correlation} for n, c in calibrations.items()}
     passes = EXACT_PASSES * len(directions) + sum(c.passes for c in calibrations.values())
@@ -105,7 +176,7 @@ def _save_as_they_are(
 ) -> None:
     """Writes directions whose length means something, with their scores of the calibration rows."""
     assert question.moments is not None
-    rows = random_rows(question.pool, scores.calibration_rows, seed=config.seed + 1)
+    rows = _calibration_rows(question.pool, config, scores)
     change = AdamSteps(load_moments(question.moments, question.model.device))
     found = score_unit(question.model, directions, rows, "loglik", scores, change=change)
     row_flops = flops_per_token(question.model, int(rows.lengths.max()))
@@ -133,10 +204,7 @@ def _estimate(
 ) -> list[Direction]:
     config = msgspec.structs.replace(config, seed=question.seed)
     sample = random_rows(question.pool, config.curvature_rows, seed=question.seed)
-    targets = dict(question.targets)
-    for name, rows in question.targets.items():
-        for i in range(min(scores.per_example, len(rows.lengths))):
-            targets[example_name(name, i)] = Subset(rows, np.array([i]))
+    targets = _asked(question, scores)
     num_tokens = 0
 
     def count(tokens: int) -> None:
@@ -158,38 +226,52 @@ def _estimate(
     return directions
 
 
-def _to_unit_spread(
-    question: Question,
-    directions: list[Direction],
+def _asked(question: Question, scores: ScoresConfig) -> dict[str, Rows]:
+    """What each direction is for: the targets, and those of their examples that are scored too."""
+    targets = dict(question.targets)
+    for name, rows in question.targets.items():
+        for i in range(min(scores.per_example, len(rows.lengths))):
+            targets[example_name(name, i)] = Subset(rows, np.array([i]))
+    return targets
+
+
+def _calibration_rows(pool: Rows, config: DirectionsConfig, scores: ScoresConfig) -> Subset:
+    """The same for every proxy: their scores are compared."""
+    return random_rows(pool, scores.calibration_rows, seed=config.seed + 1)
+
+
+def _exact(
+    model: PreTrainedModel,
+    directions: Sequence[Direction],
     rows: Subset,
     config: DirectionsConfig,
     scores: ScoresConfig,
-) -> tuple[list[Direction], dict[str, np.ndarray]]:
-    scaled, exact = [], {}
-    for direction in directions:
-        values = exact_scores(question.model, direction, rows, config.output, scores.batch_tokens)
-        spread = float(values.std())
+) -> dict[str, np.ndarray]:
+    """The exact scores of rows, by target."""
+    return {
+        direction.target: exact_scores(model, direction, rows, config.output, scores.batch_tokens)
+        for direction in directions
+    }
+
+
+def _spreads(exact: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The standard deviation of each target's scores."""
+    spreads = {target: float(values.std()) for target, values in exact.items()}
+    for target, spread in spreads.items():
         if not spread > 0:
             raise NumericalError(
-                f"direction {direction.method} for {direction.target}: its scores on "
-                f"{len(values)} rows of the pool are all the same. It can't rank candidates."
+                f"direction for {target}: its scores on {len(exact[target])} rows of the pool are "
+                "all the same. It can't rank candidates."
             )
-        scaled.append(direction.scaled(1 / spread))
-        exact[direction.target] = values / spread
-    return scaled, exact
+    return spreads
 
 
-def _mix(
-    directions: list[Direction], exact: dict[str, np.ndarray], weights: Mapping[str, float]
-) -> tuple[Direction, float]:
-    """The weighted sum at unit spread, and the spread that it had."""
-    parts = [direction for direction in directions if direction.target in weights]
-    values = sum(weights[d.target] * exact[d.target] for d in parts)
-    spread = float(np.std(values))
+def _spread_of_mix(exact: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> float:
+    """The standard deviation of the weighted sum of scores that have unit spread."""
+    spread = float(np.std(sum(weight * exact[target] for target, weight in weights.items())))
     if not spread > 0:
         raise NumericalError("the targets' directions cancel each other: set their weights.")
-    factors = [weights[d.target] / spread for d in parts]
-    return add_directions(parts, factors, MIX), spread
+    return spread
 
 
 def _calibrate(

@@ -1,10 +1,13 @@
 """What each stage of a run costs, counted in tokens and passes at measured speeds."""
 
-from dsdm.datamodel.config import scored_targets, scores_forward
+import math
+
+from dsdm.datamodel.config import METAGRADIENT, scored_targets, scores_forward
 from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, num_candidates
+from dsdm.lm.replay import replay_passes
 
 LOGITS_HELD = 6
 """Copies of a batch's logits that an exact slope holds."""
@@ -95,6 +98,8 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
         slope_passes += (EXACT_PASSES + FORWARD_PASSES * len(SHRINKS)) * wanted
     slope_tokens = slope_passes * scores.calibration_rows * row_tokens
     extra, solving, state = _curvature(method, experiment, measured, sample)
+    if method == METAGRADIENT:
+        extra, state = _replay(experiment, measured, num_directions)
     gradient_flops = 3 * speed.flops_a_token
     seconds = (
         gradient_tokens / speed.gradient
@@ -135,6 +140,20 @@ def _curvature(
         held = 8.0 * 2 * side**2 + (4.0 * rows * dim if rows < dim else 0.0)
         return flops, speed.eigh_seconds * side**3 / 30, held
     return 0.0, 0.0, 0.0
+
+
+def _replay(
+    experiment: Experiment, measured: Measured, num_directions: int
+) -> tuple[Number, Number]:
+    """FLOPs to follow a proxy's training backwards, for each of its checkpoints, and bytes held."""
+    proxies, speed = experiment.proxies, measured.speed
+    tokens = proxies.fraction * proxies.epochs * measured.pool.tokens
+    steps = max(1.0, tokens / proxies.train.batch_tokens)
+    tail = experiment.directions.tail
+    flops = replay_passes(num_directions, tail) * tokens * speed.flops_a_token / proxies.checkpoints
+    # Weights and both moments of the states, all derivatives in fp64.
+    adjoints = 3 * 8 * (num_directions + 1) * speed.parameters
+    return flops, 2 * math.sqrt(steps) * 3 * 4 * speed.parameters + adjoints
 
 
 def _scores(experiment: Experiment, measured: Measured) -> Cost:

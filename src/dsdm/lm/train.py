@@ -108,7 +108,7 @@ def train(
         NumericalError: the loss or a weight became NaN or infinite.
         ArtifactError: the checkpoint in `work` belongs to another training.
     """
-    trainer = _Trainer(model, rows, order, config, work, fingerprint, kept)
+    trainer = Trainer(model, rows, order, config, work, fingerprint, kept)
     trainer.resume()
     advance(trainer.tokens)
     model.train()
@@ -134,8 +134,20 @@ def forget(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-class _Trainer:
-    """The state of one training: what a checkpoint holds."""
+@dataclass(frozen=True)
+class State:
+    """Where a training stands: by parameter name, on the model's device."""
+
+    step: int
+    """Steps that were taken."""
+    weights: Mapping[str, Tensor]
+    first: Mapping[str, Tensor]
+    """Adam's first moments."""
+    second: Mapping[str, Tensor]
+
+
+class Trainer:
+    """One training, step by step; its state is what a checkpoint holds."""
 
     def __init__(
         self,
@@ -167,6 +179,7 @@ class _Trainer:
         self._start = self._saved = time.monotonic()
 
     def seconds(self) -> float:
+        """Spent so far, in earlier runs too."""
         return self.seconds_before + time.monotonic() - self._start
 
     def take_step(self) -> int:
@@ -174,7 +187,7 @@ class _Trainer:
         part = self.order[self.steps[self.step]]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step, len(self.steps))
-        self._losses.append(self._backward(part))
+        self._losses.append(self.backward(part))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -189,10 +202,9 @@ class _Trainer:
                 self.save()
         return tokens
 
-    def _backward(self, part: np.ndarray) -> Tensor:
-        batches = list(self._micro_batches(part))
-        # A step may hold nothing but a row of one token, which predicts nothing.
-        counted = max(1, sum(int((batch.labels != IGNORED).sum()) for batch in batches))
+    def backward(self, part: np.ndarray) -> Tensor:
+        """Adds the gradient of a step's loss to the parameters'; returns the loss."""
+        batches, counted = self.micro_batches(part)
         loss = torch.zeros((), device=self.device)
         for batch in (batch.to(self.device) for batch in batches):
             with autocast(self.device, self.config.precision):
@@ -201,9 +213,15 @@ class _Trainer:
             loss += micro_loss.detach()
         return loss
 
-    def _micro_batches(self, part: np.ndarray) -> Iterator[Batch]:
-        for indices in plan_batches(lengths_of(self.rows, part), self.config.micro_batch_tokens):
-            yield collate([self.rows.row(int(i)) for i in part[indices]])
+    def micro_batches(self, part: np.ndarray) -> tuple[list[Batch], int]:
+        """What a step reads at a time, and the tokens that its loss is the mean of."""
+        lengths = lengths_of(self.rows, part)
+        batches = [
+            collate([self.rows.row(int(i)) for i in part[indices]])
+            for indices in plan_batches(lengths, self.config.micro_batch_tokens)
+        ]
+        # A step may hold nothing but a row of one token, which predicts nothing.
+        return batches, max(1, sum(int((batch.labels != IGNORED).sum()) for batch in batches))
 
     def _log(self) -> None:
         loss = torch.stack(self._losses).mean().item()
@@ -218,7 +236,7 @@ class _Trainer:
 
     def moments(self) -> Moments:
         """Adam's, as they are now; they change with the next step."""
-        return moments_of(self.optimizer, self._trained(), self.step)
+        return moments_of(self.optimizer, self.trained(), self.step)
 
     def _keep(self, folder: Path) -> None:
         """Writes what a killed training writes again: it goes on from before, or has it whole."""
@@ -228,14 +246,36 @@ class _Trainer:
             save_model(self.model, folder)
             save_moments(self.moments(), folder)
 
-    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+    def state(self) -> State:
+        """A copy of where the training stands."""
+        weights = {name: p.detach().clone() for name, p in self.trained()}
+        if self.step == 0:
+            zeros = {name: torch.zeros_like(p) for name, p in weights.items()}
+            return State(0, weights, zeros, zeros)
+        now = self.moments()
+        first, second = ({n: t.clone() for n, t in m.items()} for m in (now.first, now.second))
+        return State(self.step, weights, first, second)
+
+    @torch.no_grad()
+    def go_back(self, state: State) -> None:
+        """Stands where it stood; tokens and losses are counted on."""
+        self.step = state.step
+        for name, parameter in self.trained():
+            parameter.copy_(state.weights[name])
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(state.step), device=parameter.device),
+                "exp_avg": state.first[name].clone(),
+                "exp_avg_sq": state.second[name].clone(),
+            }
+
+    def trained(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters that training moves, by name."""
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     def save(self) -> None:
         """Writes a checkpoint; the one before is replaced only once this one is whole."""
         with writing(self.checkpoint, config=self.content, inputs=self.inputs) as draft:
-            weights = {name: p.detach() for name, p in self._trained()}
+            weights = {name: p.detach() for name, p in self.trained()}
             save_file(
                 {k: v.contiguous() for k, v in weights.items()}, draft.path / "weights.safetensors"
             )
@@ -261,7 +301,7 @@ class _Trainer:
         check_contents(self.checkpoint)
         weights = load_file(self.checkpoint / "weights.safetensors")
         with torch.no_grad():
-            for name, parameter in self._trained():
+            for name, parameter in self.trained():
                 parameter.copy_(weights[name])
         _load_optimizer(self.optimizer, load_file(self.checkpoint / "optimizer.safetensors"))
         progress: dict[str, Any] = json.loads((self.checkpoint / "progress.json").read_text())

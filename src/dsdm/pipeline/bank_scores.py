@@ -158,5 +158,16 @@ def _targets(run: Run) -> list[str]:
 
 
 def _cost(works: Iterable[Work]) -> MethodCost:
-    costs = [load_cost(work.path) for work in works]
-    return MethodCost(sum(cost["flops"] for cost in costs), sum(cost["seconds"] for cost in costs))
+    """What an estimator would cost by itself.
+
+    A pass over the pool for several estimators costs each of them the whole of it; directions are
+    made in one pass for checkpoints of one estimator, which share it.
+    """
+    found = MethodCost()
+    for work in works:
+        cost = load_cost(work.path)
+        parts = cost["made_with"] if work.stage == "directions" else 1.0
+        found = MethodCost(
+            found.flops + cost["flops"] / parts, found.seconds + cost["seconds"] / parts
+        )
+    return found

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from dsdm.config import as_dict, fingerprint
 from dsdm.data.overlap import DEFAULT_WORDS
 from dsdm.data.sequences import AllBut, Rows
 from dsdm.data.tasks import Part
-from dsdm.datamodel.config import LESS, scored_targets, scores_forward
+from dsdm.datamodel.config import LESS, METAGRADIENT, scored_targets, scores_forward
 from dsdm.errors import ConfigError, DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.lm.schedule import kept_steps, mean_rates
@@ -22,6 +22,9 @@ from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work,
 from dsdm.pipeline.run import CHECKPOINTS, RATES, Run
 from dsdm.pipeline.scores_table import SCORES, Combination, write_scores
 from dsdm.pipeline.work import Pass, Work, fingerprints, progress
+
+if TYPE_CHECKING:
+    from dsdm.datamodel.estimate import Question
 
 
 def proxies_work(run: Run) -> Iterator[Work]:
@@ -62,9 +65,18 @@ def directions_work(run: Run) -> Iterator[Work]:
             }
             if checkpoints > 1:
                 config["checkpoint"] = number % checkpoints
-            make = partial(_estimate, run, method, number, proxy.fingerprint)
             path = run.folder / "directions" / method / str(number)
-            yield Work("directions", path, config, fingerprints([proxy]) | targets, make)
+            inputs = fingerprints([proxy]) | targets
+            if method == METAGRADIENT:
+                trained = Pass(
+                    str(path.parent / f"of-{proxy.path.name}"),
+                    partial(_estimate_of_training, run, number // checkpoints, proxy.fingerprint),
+                )
+                make = partial(_make_one, trained.make, path)
+                yield Work("directions", path, config, inputs, make, trained)
+                continue
+            make = partial(_estimate, run, method, number, proxy.fingerprint)
+            yield Work("directions", path, config, inputs, make)
 
 
 def scores_work(run: Run) -> Iterator[Work]:
@@ -80,7 +92,7 @@ def scores_work(run: Run) -> Iterator[Work]:
             name = str(run.folder / "scores" / shard.name)
             score = partial(_score, run, shard.number)
             shared = Pass(name, score) if is_shared and method != LESS else None
-            yield Work("scores", path, {}, inputs, partial(_score_one, score, path), shared)
+            yield Work("scores", path, {}, inputs, partial(_make_one, score, path), shared)
 
 
 def usable_rows(run: Run) -> AllBut:
@@ -215,7 +227,20 @@ def check_models(run: Run) -> None:
         check_row_length(model, run.experiment.examples.row_tokens)
 
 
-def _train_proxy(run: Run, number: int, draft: Draft) -> None:
+@dataclass(frozen=True)
+class ProxyRows:
+    """What a proxy is trained on."""
+
+    seed: int
+    """Draws the rows, their order and the initial weights."""
+    subset: np.ndarray
+    """Row numbers, sorted."""
+    order: np.ndarray
+    """Row numbers as they are trained on, epoch by epoch."""
+
+
+def proxy_rows(run: Run, number: int) -> ProxyRows:
+    """The rows of one proxy."""
     from dsdm.lm.train import epoch_order
 
     experiment, proxies = run.experiment, run.experiment.proxies
@@ -224,29 +249,78 @@ def _train_proxy(run: Run, number: int, draft: Draft) -> None:
     count = max(1, round(proxies.fraction * len(rows)))
     drawn = np.random.default_rng(seed).choice(len(rows), count, replace=False)
     subset = rows.originals(np.sort(drawn))
-    np.save(draft.path / "subset.npy", subset)
-    order = epoch_order(subset, proxies.epochs, seed)
+    return ProxyRows(seed, subset, epoch_order(subset, proxies.epochs, seed))
+
+
+def _train_proxy(run: Run, number: int, draft: Draft) -> None:
+    proxies, rows = run.experiment.proxies, proxy_rows(run, number)
+    np.save(draft.path / "subset.npy", rows.subset)
     keep = Keep(proxies.checkpoints, proxies.moments)
-    train_model(run, experiment.model, proxies.train, order, seed, draft, keep)
+    train_model(run, run.experiment.model, proxies.train, rows.order, rows.seed, draft, keep)
 
 
 def _estimate(run: Run, method: str, number: int, proxy: str, draft: Draft) -> None:
-    from dsdm.datamodel.estimate import Question, estimate_directions
+    from dsdm.datamodel.estimate import estimate_directions
 
     experiment = run.experiment
-    question = Question(
+    with progress(f"directions/{method}/{number}", None, "tokens") as advance:
+        estimate_directions(
+            _question(run, number, proxy),
+            method,
+            experiment.directions,
+            experiment.scores,
+            draft,
+            advance,
+        )
+
+
+def _estimate_of_training(
+    run: Run, proxy: int, fingerprint: str, drafts: Mapping[Path, Draft]
+) -> None:
+    """The metagradient's directions at checkpoints of a proxy; a draft's path ends in its point."""
+    from dsdm.datamodel.estimate import estimate_of_training
+    from dsdm.lm.model import load_model
+    from dsdm.lm.replay import Replay
+
+    experiment, checkpoints = run.experiment, run.experiment.proxies.checkpoints
+    rows = proxy_rows(run, proxy)
+    vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
+    model = load_model(
+        experiment.model, vocab_size=vocab_size, eos=eos, seed=rows.seed, device=run.device
+    )
+    replay = Replay(
+        model,
+        run.examples,
+        rows.order,
+        experiment.proxies.train,
+        tail=experiment.directions.tail,
+        smoothing=experiment.directions.smoothing,
+    )
+    points = [proxy * checkpoints + i for i in range(checkpoints)]
+    title = f"directions/{METAGRADIENT}/of-{proxy}"
+    with progress(title, 2 * replay.num_tokens, "tokens") as advance:
+        estimate_of_training(
+            replay,
+            [_question(run, point, fingerprint) for point in points],
+            experiment.directions,
+            experiment.scores,
+            {points.index(int(path.name)): draft for path, draft in drafts.items()},
+            advance,
+        )
+
+
+def _question(run: Run, number: int, proxy: str) -> "Question":
+    from dsdm.datamodel.estimate import Question
+
+    return Question(
         model=run.point(number),
         proxy=proxy,
         targets=target_rows(run, "fit"),
-        weights={target.name: target.weight for target in experiment.targets},
+        weights={target.name: target.weight for target in run.experiment.targets},
         pool=usable_rows(run),
         seed=directions_seed(run, number),
         moments=run.point_folder(number),
     )
-    with progress(f"directions/{method}/{number}", None, "tokens") as advance:
-        estimate_directions(
-            question, method, experiment.directions, experiment.scores, draft, advance
-        )
 
 
 def _is_scored_backward(run: Run) -> bool:
@@ -255,8 +329,8 @@ def _is_scored_backward(run: Run) -> bool:
     return not scores_forward(run.experiment.scores, len(wanted))
 
 
-def _score_one(score: Callable[[Mapping[Path, Draft]], None], path: Path, draft: Draft) -> None:
-    score({path: draft})
+def _make_one(make: Callable[[Mapping[Path, Draft]], None], path: Path, draft: Draft) -> None:
+    make({path: draft})
 
 
 def _score(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from dsdm.data.examples import Examples, Shard
-from dsdm.datamodel.config import LESS, MIX
+from dsdm.datamodel.config import LESS, METAGRADIENT, MIX
 from dsdm.errors import ArtifactError
 from dsdm.selection import Scores
 from dsdm.selection.score_files import storage
@@ -40,7 +40,8 @@ class Combination:
     def mean(self, method: str, target: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """The mean of a method's scores for one target over all points."""
         values = [columns[f"{method}.{i}.{target}"] for i in range(len(self.points))]
-        if len(set(self.points.tolist())) == 1:
+        # What a checkpoint counts for is in the metagradient's directions.
+        if method == METAGRADIENT or len(set(self.points.tolist())) == 1:
             return np.asarray(np.mean(values, axis=0))
         return np.asarray(np.average(values, axis=0, weights=self.points))
 

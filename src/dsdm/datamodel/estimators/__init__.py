@@ -4,6 +4,9 @@ An estimator is a function `(Problem, DirectionsConfig) -> {target: tensors by p
 To add one, write its file and name it in `ESTIMATORS` and, for the command line, which is quick
 because it knows no torch, in `config.ESTIMATOR_NAMES`. What its curvature costs is foretold by
 `forecast.stage_costs`.
+
+`metagradient` is none of them: it is of a proxy's whole training and gives directions at all of its
+checkpoints at once (`estimate.estimate_of_training`).
 """
 
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from dsdm.datamodel.config import DirectionsConfig
 from dsdm.datamodel.estimators.ekfac import estimate_ekfac
 from dsdm.datamodel.estimators.gradient import estimate_gradient
 from dsdm.datamodel.estimators.less import estimate_less
+from dsdm.datamodel.estimators.metagradient import metagradient_directions
 from dsdm.datamodel.estimators.problem import Problem, Tensors
 from dsdm.datamodel.estimators.trak import estimate_trak
 
@@ -24,4 +28,4 @@ ESTIMATORS: dict[str, Estimator] = {
     "trak": estimate_trak,
 }
 
-__all__ = ["ESTIMATORS", "Estimator", "Problem", "Tensors"]
+__all__ = ["ESTIMATORS", "Estimator", "Problem", "Tensors", "metagradient_directions"]

@@ -1,0 +1,272 @@
+"""A training followed backwards: how a function of its last weights depends on each step.
+
+Each step's gradient enters the weights through AdamW, and the weights enter all later gradients.
+The derivative of a function of the last weights in the gradient of step t is found by the chain
+rule from the last step back to t, which needs the weights before each step, newest first. They are
+made again from states kept at every sqrt(steps)-th step, so that 2 sqrt(steps) states are held at
+most and the training is run twice.
+
+REPLAY and MAGIC: Engstrom et al. 2025 (arXiv:2503.13751), Ilyas & Engstrom 2025 (arXiv:2504.16430).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import Batch, Rows, lengths_of
+from dsdm.lm.config import TrainConfig
+from dsdm.lm.model import autocast
+from dsdm.lm.outputs import plain_token_outputs
+from dsdm.lm.schedule import learning_rate
+from dsdm.lm.train import State, Trainer
+
+Tensors = Mapping[str, Tensor]
+
+ADAM_EPSILON = 1e-8
+
+
+def replay_passes(num_functions: int, tail: float = 1.0) -> float:
+    """What `train` and `influences` cost, in forward passes over the training's tokens.
+
+    A training; then of the tail the training again, one more gradient, a gradient that can be
+    differentiated, and its derivative for each function.
+    """
+    return 3.0 + tail * (3.0 * 3 + 4.0 * num_functions)
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What one step of a training did to several functions of its last weights."""
+
+    step: int
+    """Steps that were taken before it."""
+    counted: int
+    """Tokens that the step's loss is the mean of."""
+    derivatives: Sequence[Tensors]
+    """For each function, its derivative in the gradient of the step's loss, by parameter name."""
+
+
+class Replay:
+    """A training that can be followed backwards, as `lm.train.train` did it."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: Rows,
+        order: np.ndarray,
+        config: TrainConfig,
+        *,
+        tail: float = 1.0,
+        smoothing: float = 0.0,
+    ) -> None:
+        """The training of `model`, as it is before the first step, on `rows` in the given order.
+
+        Args:
+            model: On the device where it is to be trained.
+            rows: Where the tokens are.
+            order: Row indices, in the order of training.
+            config: Optimizer, schedule and batch.
+            tail: Share of the steps, the last ones, that are followed back.
+            smoothing: Above 0, derivatives are those of an Adam that adds so much of each
+                parameter's mean second moment to all of its second moments. Adam itself moves a
+                weight whose gradient was always 0 by the whole learning rate as soon as there is
+                the least one: its derivative says nothing of what a row does.
+        """
+        # No checkpoint is ever due, so the folder for them is never made.
+        config = msgspec.structs.replace(config, checkpoint_seconds=math.inf)
+        self._trainer = Trainer(model, rows, order, config, Path("unused"), "", {})
+        self._smoothing = smoothing
+        self.first_step = min(round((1 - tail) * self.num_steps), self.num_steps - 1)
+        self._kept: list[State] = []
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the training."""
+        return len(self._trainer.steps)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it is trained on."""
+        return int(lengths_of(self._trainer.rows, self._trainer.order).sum())
+
+    def train(self, advance: Callable[[int], None] = lambda tokens: None) -> PreTrainedModel:
+        """Runs the training; returns its model, which is moved on by what is called next."""
+        trainer = self._trainer
+        every = math.ceil(math.sqrt(self.num_steps - self.first_step))
+        trainer.model.train()
+        while trainer.step < self.num_steps:
+            followed = trainer.step - self.first_step
+            if followed >= 0 and followed % every == 0:
+                self._kept.append(trainer.state())
+            advance(trainer.take_step())
+        trainer.model.eval()
+        return trainer.model
+
+    def influences(
+        self, gradients: Sequence[Tensors], advance: Callable[[int], None] = lambda tokens: None
+    ) -> Iterator[Influence]:
+        """The influence of every step of the tail, the last one first; `train` comes before.
+
+        Args:
+            gradients: For each function its gradient in the last weights, in all that were trained.
+            advance: Called with the tokens of each step that was followed back.
+        """
+        later = [_Adjoint.of(gradient) for gradient in gradients]
+        for state in self._states_backwards():
+            influence, later = self._step_back(state, later)
+            yield influence
+            advance(influence.counted)
+
+    def _states_backwards(self) -> Iterator[State]:
+        """The state before each step, the last one first."""
+        end = self.num_steps
+        for kept in reversed(self._kept):
+            self._trainer.go_back(kept)
+            states = [kept]
+            while self._trainer.step < end - 1:
+                self._trainer.take_step()
+                states.append(self._trainer.state())
+            yield from reversed(states)
+            end = kept.step
+
+    def _step_back(
+        self, state: State, later: list["_Adjoint"]
+    ) -> tuple[Influence, list["_Adjoint"]]:
+        trainer, config = self._trainer, self._trainer.config
+        trainer.go_back(state)
+        part = trainer.order[trainer.steps[state.step]]
+        trainer.backward(part)
+        gradient = {
+            name: torch.zeros_like(p).double() if p.grad is None else p.grad.double()
+            for name, p in trainer.trained()
+        }
+        trainer.optimizer.zero_grad()
+        update = _Update(config, state, gradient, self.num_steps, self._smoothing)
+        found = [update.back(adjoint) for adjoint in later]
+        batches, counted = trainer.micro_batches(part)
+        derivatives = [one[0] for one in found]
+        for batch in batches:
+            curved = self._hessian_products(batch.to(trainer.device), counted, derivatives)
+            for (_, adjoint), product in zip(found, curved, strict=True):
+                adjoint.add_to_weights(product)
+        return Influence(state.step, counted, derivatives), [one[1] for one in found]
+
+    def _hessian_products(
+        self, batch: Batch, counted: int, vectors: Sequence[Tensors]
+    ) -> Iterator[Tensors]:
+        """The Hessian of the batch's part of the step's loss, times each vector."""
+        model = self._trainer.model
+        names, parameters = zip(*self._trainer.trained(), strict=True)
+        # Only the plain attention kernel and plain logits have a second derivative.
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            autocast(self._trainer.device, self._trainer.config.precision),
+        ):
+            loss = -plain_token_outputs(model, batch, "loglik").sum() / counted
+            gradients = torch.autograd.grad(
+                loss, parameters, create_graph=True, materialize_grads=True
+            )
+            for number, vector in enumerate(vectors):
+                products = torch.autograd.grad(
+                    gradients,
+                    parameters,
+                    [vector[name].to(g) for name, g in zip(names, gradients, strict=True)],
+                    retain_graph=number + 1 < len(vectors),
+                    materialize_grads=True,
+                )
+                yield dict(zip(names, products, strict=True))
+
+
+@dataclass(frozen=True)
+class _Adjoint:
+    """The derivatives of one function in a training's state, fp64, by parameter name."""
+
+    weights: dict[str, Tensor]
+    first: dict[str, Tensor]
+    second: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, gradient: Tensors) -> "_Adjoint":
+        """Of a function of the weights alone."""
+        weights = {name: tensor.detach().double() for name, tensor in gradient.items()}
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+        return cls(weights, dict(zeros), dict(zeros))
+
+    def add_to_weights(self, tensors: Tensors) -> None:
+        """Adds what reaches the weights through the step's gradient."""
+        for name, tensor in tensors.items():
+            self.weights[name] = self.weights[name] + tensor.double()
+
+
+class _Update:
+    """One step of clipped AdamW, and its derivatives in what goes in."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        state: State,
+        gradient: Tensors,
+        num_steps: int,
+        smoothing: float,
+    ) -> None:
+        self.config = config
+        self.smoothing = smoothing
+        self.rate = learning_rate(config, state.step, num_steps)
+        (b1, b2), steps = config.betas, state.step + 1
+        self.corrections = 1 - b1**steps, 1 - b2**steps
+        self.norm = float(torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt())
+        self.clipping = min(1.0, config.clip / (self.norm + 1e-6))
+        self.gradient = gradient
+        self.first = {
+            n: b1 * state.first[n].double() + (1 - b1) * self.clipping * g
+            for n, g in gradient.items()
+        }
+        self.second = {
+            n: b2 * state.second[n].double() + (1 - b2) * (self.clipping * g).square()
+            for n, g in gradient.items()
+        }
+
+    def back(self, later: _Adjoint) -> tuple[dict[str, Tensor], _Adjoint]:
+        """From derivatives in the state after the step: in its gradient, in the state before.
+
+        The latter without what goes through the gradient.
+        """
+        (b1, b2), decay = self.config.betas, self.config.weight_decay
+        clipped, before = {}, _Adjoint({}, {}, {})
+        for name, gradient in self.gradient.items():
+            weights = later.weights[name]
+            first, second = self._moments_back(name, weights)
+            first, second = later.first[name] + first, later.second[name] + second
+            clipped[name] = (1 - b1) * first + (1 - b2) * 2 * self.clipping * gradient * second
+            # Vectors are not decayed.
+            shrink = 1 - self.rate * decay if weights.ndim >= 2 else 1.0
+            before.weights[name] = shrink * weights
+            before.first[name], before.second[name] = b1 * first, b2 * second
+        return self._unclipped(clipped), before
+
+    def _moments_back(self, name: str, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """What the weights' derivatives are in the moments that moved them."""
+        of_first, of_second = self.corrections
+        second = self.second[name] / of_second
+        root = (second + self.smoothing * second.mean()).sqrt()
+        below = root + ADAM_EPSILON
+        first = weights * (-self.rate / of_first) / below
+        moved = weights * (self.rate / of_first) * self.first[name] / below.square()
+        # Where there was never a gradient, the root has no derivative and nothing moves.
+        return first, torch.where(root > 0, moved / (2 * of_second * root), 0.0)
+
+    def _unclipped(self, derivatives: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Through the clipping of the gradient to a norm."""
+        if self.clipping == 1.0:
+            return derivatives
+        along = sum(float((derivatives[n] * g).sum()) for n, g in self.gradient.items())
+        slope = along * self.clipping / ((self.norm + 1e-6) * self.norm)
+        return {n: self.clipping * derivatives[n] - slope * g for n, g in self.gradient.items()}

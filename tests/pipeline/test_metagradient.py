@@ -1,0 +1,59 @@
+"""A proxy's training followed backwards, from file to scores."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dsdm.artifacts import load_cost
+from tests.tiny_runs import Dsdm, write_data, write_experiment
+
+
+def write(folder: Path, **directions: object) -> Path:
+    write_data(folder)
+    settings = {"estimators": ["metagradient", "gradient"], "output": "loglik"} | directions
+    return write_experiment(
+        folder, proxies={"count": 2, "checkpoints": 2, "epochs": 2.0}, directions=settings
+    )
+
+
+@pytest.mark.parametrize("scoring", ["forward", "backward"])
+def test_scores_are_the_plain_mean_over_checkpoints(
+    tmp_path: Path, dsdm: Dsdm, scoring: str
+) -> None:
+    code, _, err = dsdm("run", write(tmp_path), "--scores.method", scoring)
+    assert code == 0, err
+    run = tmp_path / "run"
+    table = pq.read_table(run / "scores" / "all" / "scores.parquet")
+    columns = [table[f"metagradient.{i}.mix"].to_numpy() for i in range(4)]
+    np.testing.assert_allclose(table["metagradient"], np.mean(columns, axis=0), rtol=1e-5)
+    # The gradient's checkpoints count by their learning rates.
+    rates = [json.loads((run / "proxies" / str(i) / "rates.json").read_text()) for i in (0, 1)]
+    weights = np.concatenate([np.array(rate) / sum(rate) / 2 for rate in rates])
+    columns = [table[f"gradient.{i}.mix"].to_numpy() for i in range(4)]
+    expected = np.average(columns, axis=0, weights=weights)
+    np.testing.assert_allclose(table["gradient"], expected, rtol=1e-5)
+
+
+def test_a_training_is_followed_once_for_all_of_its_checkpoints(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment = write(tmp_path)
+    assert dsdm("run", experiment, "--until", "directions")[0] == 0
+    folder = tmp_path / "run" / "directions" / "metagradient"
+    costs = [load_cost(folder / str(i)) for i in range(4)]
+    assert [cost["made_with"] for cost in costs] == [2, 2, 2, 2]
+    # Each has what both of its training took.
+    assert costs[0]["flops"] == costs[1]["flops"]
+
+
+def test_it_is_of_the_loss_that_was_trained(tmp_path: Path, dsdm: Dsdm) -> None:
+    code, _, err = dsdm("run", write(tmp_path, output="margin"))
+    assert code == 2
+    assert "set directions.output to loglik" in err
+
+
+def test_a_dry_run_forecasts_it(tmp_path: Path, dsdm: Dsdm) -> None:
+    code, out, err = dsdm("run", write(tmp_path), "--dry-run")
+    assert code == 0, err
+    assert "directions " in out
