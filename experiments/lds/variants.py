@@ -3,8 +3,9 @@
     python experiments/lds/variants.py [VARIANT ...] [--setup SETUP.yaml] [--subsets N]
 
 Each variant takes the set-up's own proxies (the first two) and changes one setting of the
-directions, or takes another estimator than EK-FAC. Its LDS stands beside that of the set-up as it is, with the paired difference. Run
-lds.py first; with `--subsets` a bank that is not finished serves with its first subsets.
+directions, or takes another estimator than EK-FAC. Its LDS stands beside that of the set-up as it
+is, with the paired difference. Run lds.py first; with `--subsets` a bank that is not finished
+serves with its first subsets.
 """
 
 import argparse
