@@ -67,16 +67,14 @@ def directions_work(run: Run) -> Iterator[Work]:
                 config["checkpoint"] = number % checkpoints
             path = run.folder / "directions" / method / str(number)
             inputs = fingerprints([proxy]) | targets
+            make, shared = partial(_estimate, run, method, number, proxy.fingerprint), None
             if method == METAGRADIENT:
-                trained = Pass(
-                    str(path.parent / f"of-{proxy.path.name}"),
-                    partial(_estimate_of_training, run, number // checkpoints, proxy.fingerprint),
+                name = str(path.parent / f"of-{proxy.path.name}")
+                follow = partial(
+                    _estimate_of_training, run, number // checkpoints, proxy.fingerprint
                 )
-                make = partial(_make_one, trained.make, path)
-                yield Work("directions", path, config, inputs, make, trained)
-                continue
-            make = partial(_estimate, run, method, number, proxy.fingerprint)
-            yield Work("directions", path, config, inputs, make)
+                make, shared = partial(_make_one, follow, path), Pass(name, follow)
+            yield Work("directions", path, config, inputs, make, shared)
 
 
 def scores_work(run: Run) -> Iterator[Work]:
