@@ -160,7 +160,7 @@ TABLES = (
         "The best 100 of 2,000 conversations for 4 epochs, LoRA on a small model pretrained here "
         "([small.yaml](../experiments/finetune/small.yaml)); *selecting* is its cost in fine-tunes "
         "of that length, in FLOPs.",
-        r"finetune_small\.(?:(?P<column>squad|jeopardy|mean)\.)?(?P<row>[a-z0-9]+)"
+        r"finetune\.(?:(?P<column>squad|jeopardy|mean)\.)?(?P<row>[a-z0-9]+)"
         r"\.(?:loss_minus_random|cost)",
         ("squad", "jeopardy", "mean", ""),
         "selecting",

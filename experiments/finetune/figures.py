@@ -1,9 +1,9 @@
 """Figures of a finished comparison of fine-tunes: losses minus random's, costs, lengths.
 
-    python experiments/finetune/figures.py experiments/finetune/smollm2.yaml [--part report]
+    python experiments/finetune/figures.py experiments/finetune/small.yaml [--part report]
 
-Names begin with `finetune` for smollm2.yaml, whose model is an instruct model dequantised from
-Q4_1, and with `finetune_NAME` for NAME.yaml; on the tune part with `_tune` behind it. Intervals are
+Names begin with `finetune` for small.yaml, whose model is pretrained here, and with `finetune_NAME`
+for NAME.yaml (smollm2.yaml's is an instruct model dequantised from Q4_1); on the tune part with `_tune` behind it. Intervals are
 paired t over seeds. A cost is what selecting took, over the training of one fine-tune, in FLOPs.
 """
 
@@ -27,8 +27,8 @@ from dsdm.pipeline.costs import compared_costs
 from dsdm.pipeline.losses import load_losses
 
 CONTROLS = ("random", "repeated")
-FULL = "finetune"
-"""What the figures of the full-size experiment begin with."""
+FIGURES = "finetune"
+"""What the figures of small.yaml begin with."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     experiment = load_experiment(options.experiment)
     name = options.experiment.stem
-    prefix = FULL if name == "smollm2" else f"{FULL}_{name}"
+    prefix = FIGURES if name == "small" else f"{FIGURES}_{name}"
     if options.part == "tune":
         prefix += "_tune"
     write_figures(prefix, list(comparison_figures(experiment, prefix, options.part)))
