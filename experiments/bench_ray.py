@@ -20,7 +20,7 @@ from scale_10m import make_pool
 from dsdm.config import parse_config
 from dsdm.experiment import Experiment
 from dsdm.pipeline import Run, Workers, run_experiment
-from dsdm.pipeline.model_stages import scores_work
+from dsdm.pipeline.score_stages import scores_work
 from dsdm.pipeline.workers import Perform, workers
 
 FILES = 8

@@ -21,8 +21,11 @@ from dsdm.datamodel.config import (
     ESTIMATOR_NAMES,
     LESS,
     METAGRADIENT,
+    MIX,
     DirectionsConfig,
     ScoresConfig,
+    scored_targets,
+    scores_forward,
 )
 from dsdm.errors import ArtifactError, ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
@@ -109,8 +112,19 @@ class Experiment(Config):
             raise ValueError(
                 "`metagradient` is of the loss that was trained: set directions.output to loglik"
             )
+        self._check_screening()
         if self.pool.format == "conversations" and self.examples.unit == "row":
             raise ValueError("`examples.unit` row is for text; a conversation is one row as it is")
+
+    def _check_screening(self) -> None:
+        names = [target.name for target in self.targets]
+        wanted = scored_targets(names, self.scores)
+        is_forward = wanted == [MIX] and scores_forward(self.scores, 1)
+        if self.scores.screening and (not is_forward or LESS in self.directions.estimators):
+            raise ValueError(
+                "`scores.screening` is for forward scores of the targets' mix: leave `method` auto "
+                "or forward, cosine and per_target false and per_example 0, and take no `less`"
+            )
 
     @property
     def own_tokenizer(self) -> TokenizerConfig:

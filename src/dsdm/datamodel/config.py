@@ -67,10 +67,25 @@ def damping_of(config: DirectionsConfig, estimator: str) -> float:
     return DEFAULT_DAMPING[estimator] if config.damping is None else config.damping
 
 
+class ScreeningConfig(Config):
+    """What part of the pool is scored exactly; the rest is predicted to be worse."""
+
+    sample: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.06
+    """Share of the rows, drawn at random, that predictions are learned from; 50,000 at most."""
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
+    """Share of the candidates that are scored exactly, the sample included: those that are
+    predicted to be best. Give more than twice what you select."""
+
+    def __post_init__(self) -> None:
+        """Refuses a sample that leaves nothing to choose."""
+        if self.share <= self.sample:
+            raise ValueError("`share` must be above `sample`, which it includes")
+
+
 class ScoresConfig(Config):
     """How candidates are scored."""
 
-    LATER = frozenset({"cosine"})
+    LATER = frozenset({"cosine", "screening"})
 
     method: Literal["auto", "forward", "backward"] = "auto"
     """`forward` for few directions, `backward` for many; `auto` takes the cheaper. Backward
@@ -82,6 +97,9 @@ class ScoresConfig(Config):
     """Score each target by itself, beside the mix."""
     per_example: int = 0
     """So many examples of each target are scored by themselves too (needs `backward`)."""
+    screening: ScreeningConfig | None = None
+    """Score only the candidates that could be selected (needs forward scores of the mix alone);
+    None: all of them."""
     effect_nats: float = 0.02
     """Largest forward step: the standard deviation of its effect on the calibration rows' outputs.
     A quarter and a sixteenth of it are tried too, and the best is taken."""

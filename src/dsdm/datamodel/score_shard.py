@@ -165,7 +165,7 @@ def _score(
         return dict(zip(names, scores.T, strict=True)), BACKWARD_PASSES
     values = {}
     for name, direction in zip(names, directions, strict=True):
-        step = _calibration(folders[direction.method])["steps"][direction.target]["step"]
+        step = step_of(folders[direction.method], direction.target)
         values[name] = score_forward(model, direction, rows, output, step, config, advance)
     return values, FORWARD_PASSES * len(directions)
 
@@ -183,6 +183,12 @@ def _score_less(
     found = score_unit(model, directions, rows, "loglik", config, change=change, advance=advance)
     names = [(direction.method, direction.target) for direction in directions]
     return dict(zip(names, found.T, strict=True)), BACKWARD_PASSES
+
+
+def step_of(folder: Path, target: str) -> float:
+    """The step that a finished direction is scored forward with."""
+    step: float = _calibration(folder)["steps"][target]["step"]
+    return step
 
 
 def _calibration(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
@@ -95,3 +96,13 @@ def t_distribution(value: float, degrees: int) -> float:
     else:
         inside = math.sin(angle) * total
     return (1 + inside) / 2
+
+
+def share_interval(found: int, total: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's interval of the share that `found` of `total` estimate; 0 to 1 of none."""
+    if total == 0:
+        return Interval(math.nan, 0.0, 1.0)
+    z, share = NormalDist().inv_cdf(0.5 + confidence / 2), found / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2) / (1 + z * z / total)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))

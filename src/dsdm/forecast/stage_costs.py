@@ -160,8 +160,9 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     config, speed, pool = experiment.scores, measured.speed, measured.pool
     wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
     forward = scores_forward(config, wanted)
+    share = config.screening.share if config.screening else 1.0
     # Forward passes are each estimator's own; a backward pass serves all.
-    tokens = (num_methods if forward else 1) * experiment.proxies.num_points * pool.tokens
+    tokens = (num_methods if forward else 1) * experiment.proxies.num_points * share * pool.tokens
     passes = FORWARD_PASSES * wanted if forward else BACKWARD_PASSES
     # A backward pass for scores reads at the speed of the directions' gradients.
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes

@@ -14,6 +14,7 @@ from dsdm.pipeline import (
     data_stages,
     evaluation_stages,
     model_stages,
+    score_stages,
     select_stages,
     share_stages,
 )
@@ -40,7 +41,8 @@ STAGES: dict[str, tuple[Maker, ...]] = {
     "overlap": (data_stages.overlap_work,),
     "proxies": (_renewed(model_stages.proxies_work),),
     "directions": (_renewed(model_stages.directions_work),),
-    "scores": (_renewed(model_stages.scores_work), _renewed(select_stages.merged_scores_work)),
+    "screening": (_renewed(score_stages.screening_work),),
+    "scores": (_renewed(score_stages.scores_work), _renewed(select_stages.merged_scores_work)),
     "selection": (select_stages.selection_work,),
     "dataset": (select_stages.dataset_work,),
     "baselines": (_renewed(baseline_stages.baselines_work),),

@@ -19,8 +19,9 @@ from dsdm.evaluation.multiplier import MethodCost
 from dsdm.pipeline.bank_stages import STAGE
 from dsdm.pipeline.baseline_stages import baseline_work
 from dsdm.pipeline.data_stages import examples_work
-from dsdm.pipeline.model_stages import directions_work, proxies_work, scores_work
+from dsdm.pipeline.model_stages import directions_work, proxies_work
 from dsdm.pipeline.run import Run
+from dsdm.pipeline.score_stages import scores_work
 from dsdm.pipeline.scores_table import SCORES, load_scores, weighted_mean, write_candidate_scores
 from dsdm.pipeline.select_stages import merged_scores_work
 from dsdm.pipeline.work import Work, fingerprints, progress

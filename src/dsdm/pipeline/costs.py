@@ -15,7 +15,7 @@ from dsdm.experiment import Experiment
 from dsdm.pipeline import STAGES
 from dsdm.pipeline.run import compare_folder
 
-BY_METHOD = ("directions", "scores", "baselines")
+BY_METHOD = ("directions", "screening", "scores", "baselines")
 """Stages whose folders hold one folder for each method."""
 TEXT_STAGES = ("tokenizer", "examples", "targets")
 NO_SELECTION = ("repeated", "all")
@@ -64,6 +64,7 @@ def selection_cost(run_folder: Path, method: str, *, needs_proxies: bool = False
         needed += ["proxies"] * needs_proxies + [f"baselines/{method}"]
     else:
         needed += ["proxies", f"directions/{method}", f"scores/{method}"]
+        needed += [f"screening/{method}"] * (f"screening/{method}" in costs)
     missing = [name for name in needed if name not in costs]
     if missing:
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""The stages that use models of the pool: proxies, directions, scores."""
+"""The stages that make models of the pool and what is asked of them: proxies, directions."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from dsdm.artifacts import Draft, write_json
@@ -14,13 +15,12 @@ from dsdm.config import as_dict, fingerprint
 from dsdm.data.overlap import DEFAULT_WORDS
 from dsdm.data.sequences import AllBut, Rows
 from dsdm.data.tasks import Part
-from dsdm.datamodel.config import LESS, METAGRADIENT, scored_targets, scores_forward
+from dsdm.datamodel.config import METAGRADIENT
 from dsdm.errors import ConfigError, DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.lm.schedule import kept_steps, mean_rates
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
 from dsdm.pipeline.run import CHECKPOINTS, RATES, Run
-from dsdm.pipeline.scores_table import SCORES, Combination, write_scores
 from dsdm.pipeline.work import Pass, Work, fingerprints, progress
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def directions_work(run: Run) -> Iterator[Work]:
                 "estimator": method,
                 "weights": {target.name: target.weight for target in experiment.targets},
                 "directions": _without(experiment.directions, "estimators"),
-                "scores": experiment.scores,
+                "scores": msgspec.structs.replace(experiment.scores, screening=None),
             }
             if checkpoints > 1:
                 config["checkpoint"] = number % checkpoints
@@ -73,24 +73,8 @@ def directions_work(run: Run) -> Iterator[Work]:
                 follow = partial(
                     _estimate_of_training, run, number // checkpoints, proxy.fingerprint
                 )
-                make, shared = partial(_make_one, follow, path), Pass(name, follow)
+                make, shared = partial(make_one, follow, path), Pass(name, follow)
             yield Work("directions", path, config, inputs, make, shared)
-
-
-def scores_work(run: Run) -> Iterator[Work]:
-    """For each estimator, one shard of scores for each shard of examples."""
-    directions = list(directions_work(run))
-    is_shared = _is_scored_backward(run)
-    for method in run.experiment.directions.estimators:
-        own = [work for work in directions if work.path.parent.name == method]
-        for shard, examples in zip(run.shards, examples_work(run), strict=True):
-            path = run.folder / "scores" / method / shard.name
-            inputs = fingerprints([examples, *own])
-            # Named by its folder: a replicate's pass is another one.
-            name = str(run.folder / "scores" / shard.name)
-            score = partial(_score, run, shard.number)
-            shared = Pass(name, score) if is_shared and method != LESS else None
-            yield Work("scores", path, {}, inputs, partial(_make_one, score, path), shared)
 
 
 def usable_rows(run: Run) -> AllBut:
@@ -321,50 +305,9 @@ def _question(run: Run, number: int, proxy: str) -> "Question":
     )
 
 
-def _is_scored_backward(run: Run) -> bool:
-    """Whether one pass serves every estimator: each forward pass serves one direction."""
-    wanted = scored_targets([t.name for t in run.experiment.targets], run.experiment.scores)
-    return not scores_forward(run.experiment.scores, len(wanted))
-
-
-def _make_one(make: Callable[[Mapping[Path, Draft]], None], path: Path, draft: Draft) -> None:
+def make_one(make: Callable[[Mapping[Path, Draft]], None], path: Path, draft: Draft) -> None:
+    """One artifact of a pass by itself."""
     make({path: draft})
-
-
-def _score(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
-    """Scores one shard for several estimators: each draft's path is `METHOD/SHARD`."""
-    from dsdm.datamodel.score_shard import SCRATCH, Estimated, Point, score_shard
-
-    experiment, shard = run.experiment, run.examples.shards[number]
-    by_method = {path.parent.name: draft for path, draft in drafts.items()}
-    methods = list(by_method)
-    estimated = Estimated(
-        run.folder / "directions",
-        methods,
-        {target.name: target.weight for target in experiment.targets},
-    )
-    scratch = by_method[methods[0]].path
-    with progress(f"scores/{'+'.join(methods)}/{number:05d}", None, "rows") as advance:
-        columns, flops = score_shard(
-            shard,
-            estimated,
-            [
-                Point(partial(run.point, i), run.point_folder(i))
-                for i in range(experiment.proxies.num_points)
-            ],
-            experiment.directions.output,
-            experiment.scores,
-            scratch,
-            advance,
-        )
-    for method, draft in by_method.items():
-        own = {name: column for name, column in columns.items() if name.split(".", 1)[0] == method}
-        combine = Combination(run.point_weights, estimated.weights)
-        num_lines = write_scores(run.examples, shard, own, draft.path / SCORES, combine)
-        draft.counts.update(candidates=num_lines, columns=len(own))
-        draft.flops = flops
-    for file in scratch.glob(f"*{SCRATCH}"):
-        file.unlink()
 
 
 def _dropped(run: Run) -> dict[str, str]:

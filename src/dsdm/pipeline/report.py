@@ -27,6 +27,7 @@ from dsdm.pipeline.report_scores import (
     load_scored_pool,
 )
 from dsdm.pipeline.run import compare_folder
+from dsdm.pipeline.screened import screened_selection
 from dsdm.pipeline.summary import REPORT
 from dsdm.report.compute_curves import AT_BUDGET
 from dsdm.report.data import plain_data
@@ -67,6 +68,7 @@ def collect_report(run_folder: Path) -> Report:
     experiment = load_recorded(run_folder / EXPERIMENT)
     costs = list(stage_costs(run_folder, experiment))
     pool = load_scored_pool(run_folder, experiment)
+    screened = screened_selection(run_folder, experiment)
     matrices = [
         *(pool.agreement() if pool else ()),
         *calibration_agreement(run_folder, experiment),
@@ -82,6 +84,7 @@ def collect_report(run_folder: Path) -> Report:
         matrices=matrices,
         calibrations=list(calibrations(run_folder, experiment)),
         min_correlation=experiment.scores.min_correlation,
+        screened=screened.text if screened else "",
         counts=_pool_counts(run_folder),
         rejections=_rejections(run_folder),
         overlaps=list(_overlaps(run_folder)),

@@ -12,8 +12,8 @@ from dsdm.artifacts import Draft
 from dsdm.config import as_dict
 from dsdm.data.export import export_dataset
 from dsdm.pipeline.data_stages import examples_work
-from dsdm.pipeline.model_stages import scores_work
 from dsdm.pipeline.run import Run
+from dsdm.pipeline.score_stages import scores_work
 from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores, merge_scores
 from dsdm.pipeline.work import Work, fingerprints
 from dsdm.selection import Scores, SelectionConfig, select

@@ -9,6 +9,7 @@ from dsdm.evaluation.multiplier import ArmMultiplier, trainings_text
 from dsdm.pipeline.measured import measured_parts
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES
+from dsdm.pipeline.screened import screened_selection
 from dsdm.report.parts import HELDOUT
 
 REPORT = "report.html"
@@ -16,7 +17,7 @@ REPORT = "report.html"
 
 def summary_lines(run: Run) -> list[str]:
     """What was selected, where everything is, and what the comparison found."""
-    lines = [*_selection_lines(run.folder), *_place_lines(run.folder)]
+    lines = [*_selection_lines(run), *_place_lines(run.folder)]
     for measured in measured_parts(run.folder, run.experiment):
         lines += comparison_lines(measured.lines, measured.part)
         lines += multiplier_lines(measured.multipliers)
@@ -56,8 +57,8 @@ def interval_note(compared: Sequence[ComparedLoss]) -> str:
     )
 
 
-def _selection_lines(folder: Path) -> Iterator[str]:
-    manifest = load_manifest(folder / "selection")
+def _selection_lines(run: Run) -> Iterator[str]:
+    manifest = load_manifest(run.folder / "selection")
     if manifest is None:
         yield "selected  nothing yet"
         return
@@ -67,6 +68,9 @@ def _selection_lines(folder: Path) -> Iterator[str]:
         f"selected  {counts['candidates']:,} of {counts['pool_candidates']:,} candidates, "
         f"{counts['tokens']:,} of {counts['pool_tokens']:,} tokens ({share:.1%} of the pool)"
     )
+    screened = screened_selection(run.folder, run.experiment)
+    if screened is not None:
+        yield f"screened  {screened.text}"
 
 
 def _place_lines(folder: Path) -> Iterator[str]:

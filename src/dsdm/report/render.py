@@ -55,6 +55,8 @@ class Report:
     score_figures: Sequence[Figure] = ()
     length_correlation: float = math.nan
     completion_correlation: float = math.nan
+    screened: str = ""
+    """What a selection from a screened pool is worth."""
     examples: ExamplesBrowser | None = None
     agreements: Sequence[Agreement] = ()
     matrices: Sequence[Matrix] = ()

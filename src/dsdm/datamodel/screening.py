@@ -1,0 +1,220 @@
+"""A cheap prediction of the scores, so that most of a pool need not be scored exactly.
+
+A row's score is the mean of its tokens' slopes, and forward scoring gives every one of them. So a
+random sample of rows, scored exactly, is hundreds of times as many labelled tokens, from which
+tables are learned: what the token itself adds to a slope, then the token before it, then the pair,
+then the triple, each from what those before leave over and shrunk by how often it was seen. A row
+is predicted by the means of what its tokens have in each table, weighted as fits best on rows that
+the tables were not made of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from transformers import PreTrainedModel
+
+from dsdm.data.batches import Rows, Subset, iter_batches
+from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.scoring import Advance, perturbed
+from dsdm.errors import ArtifactError
+from dsdm.lm.config import Output
+from dsdm.lm.model import autocast
+from dsdm.lm.outputs import token_outputs
+
+FILE = "tables.npz"
+SHRINKAGE = (1.0, 1.0, 2.0, 4.0)
+"""What is added to the times that an entry was seen, for the token, the one before, pairs, triples.
+Lighter is better on the comparison's pool (experiments/LOG.md, 2026-11-28)."""
+FOLDS = 5
+TOKEN_BITS = 21
+ROWS_AT_ONCE = 4096
+"""Rows that are predicted together: their tokens are held in full."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The counted tokens of some rows, one after the other."""
+
+    row: Int[np.ndarray, " tokens"]
+    """Which of the rows each is in."""
+    keys: Sequence[Int[np.ndarray, " tokens"]]
+    """What each is looked up by in each table."""
+    num_rows: int
+
+    def of_rows(self, chosen: np.ndarray) -> "tuple[Contexts, np.ndarray]":
+        """Those of some rows, bool, shape (rows,), and which tokens they are."""
+        tokens = chosen[self.row]
+        number = np.cumsum(chosen) - 1
+        keys = [key[tokens] for key in self.keys]
+        return Contexts(number[self.row[tokens]], keys, int(chosen.sum())), tokens
+
+    def means(self, values: Float[np.ndarray, "tokens columns"]) -> np.ndarray:
+        """Each row's mean; 0 for a row in which nothing counts. Shape (rows, columns)."""
+        counts = np.maximum(np.bincount(self.row, minlength=self.num_rows), 1)
+        sums = [np.bincount(self.row, column, self.num_rows) for column in values.T]
+        return np.stack(sums, 1) / counts[:, None]
+
+
+def contexts_of(rows: Rows) -> Contexts:
+    """The counted tokens of all rows and the two before each."""
+    owns, befores, seconds, numbers = [], [], [], []
+    for number in range(len(rows.lengths)):
+        row = rows.row(number)
+        # Shifted by one, so that 0 is where there is no such token.
+        tokens = np.concatenate([[0], np.asarray(row.tokens, np.int64) + 1])
+        at = np.flatnonzero(row.is_counted[1:]) + 1
+        owns.append(tokens[at + 1])
+        befores.append(tokens[at])
+        seconds.append(tokens[at - 1])
+        numbers.append(np.full(len(at), number))
+    own, before, second = (np.concatenate(one) for one in (owns, befores, seconds))
+    pair = before << TOKEN_BITS | own
+    row_of = np.concatenate(numbers)
+    return Contexts(row_of, (own, before, pair, second << 2 * TOKEN_BITS | pair), len(rows.lengths))
+
+
+def token_slopes(
+    model: PreTrainedModel,
+    direction: Direction,
+    rows: Rows,
+    output: Output,
+    step: float,
+    config: ScoresConfig,
+    advance: Advance = lambda rows: None,
+) -> Float[np.ndarray, " tokens"]:
+    """The slope of every counted token's output, in the order of `contexts_of`; as forward scores.
+
+    A row's mean is its score by `score_forward`.
+    """
+    found: list[np.ndarray] = [np.zeros(0)] * len(rows.lengths)
+    above, below = perturbed(model, direction, step), perturbed(model, direction, -step)
+    with torch.inference_mode(), autocast(model.device, config.precision):
+        for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
+            upper = token_outputs(above, batch, output).double()
+            lower = token_outputs(below, batch, output).double()
+            slopes = ((upper - lower) / (2 * step)).cpu().numpy()
+            for line, index in zip(slopes, indices.tolist(), strict=True):
+                counted = rows.row(index).is_counted[1:]
+                found[index] = line[: len(counted)][counted]
+            advance(len(indices))
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What was learned of the tokens' slopes, for several directions (columns) at once."""
+
+    keys: Sequence[np.ndarray]
+    """Of each table, sorted, int64, shape (entries,)."""
+    values: Sequence[np.ndarray]
+    """Of each table, what an entry adds to a slope, shape (entries, columns)."""
+    weights: Float[np.ndarray, "tables_and_one columns"]
+    """What each table's mean counts for in a row's score, and a constant."""
+
+    def predict(self, rows: Rows) -> Float[np.ndarray, "rows columns"]:
+        """The scores of all rows, a few at a time."""
+        parts = np.array_split(np.arange(len(rows.lengths)), -(-len(rows.lengths) // ROWS_AT_ONCE))
+        predicted = [_combine(self._features(_part(rows, p)), self.weights) for p in parts]
+        return np.concatenate(predicted) if predicted else np.zeros((0, self.weights.shape[1]))
+
+    def _features(self, contexts: Contexts) -> list[np.ndarray]:
+        return [
+            contexts.means(_looked_up(keys, values, wanted))
+            for keys, values, wanted in zip(self.keys, self.values, contexts.keys, strict=True)
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Writes the tables into a folder."""
+        arrays = {f"keys{i}": keys for i, keys in enumerate(self.keys)}
+        arrays |= {f"values{i}": values.astype(np.float32) for i, values in enumerate(self.values)}
+        np.savez(folder / FILE, weights=self.weights, **arrays)  # type: ignore[arg-type]
+
+
+def load_tables(folder: Path) -> Tables:
+    """The tables that `save` wrote.
+
+    Raises:
+        ArtifactError: they are missing or damaged.
+    """
+    kinds = range(len(SHRINKAGE))
+    try:
+        with np.load(folder / FILE) as arrays:
+            return Tables(
+                [arrays[f"keys{i}"] for i in kinds],
+                [arrays[f"values{i}"] for i in kinds],
+                arrays["weights"],
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{folder / FILE}: can't be read ({error}). Delete {folder}."
+        ) from error
+
+
+def fit_tables(
+    contexts: Contexts, slopes: Float[np.ndarray, "tokens columns"], seed: int
+) -> tuple[Tables, Float[np.ndarray, "rows columns"]]:
+    """Tables of a sample's slopes, and what those of the other rows predict of each of its rows."""
+    scores = contexts.means(slopes)
+    fold_of = np.random.default_rng(seed).integers(0, FOLDS, contexts.num_rows)
+    shape = (contexts.num_rows, slopes.shape[1])
+    unseen = [np.zeros(shape) for _ in SHRINKAGE]
+    for fold in range(FOLDS):
+        others, tokens = contexts.of_rows(fold_of != fold)
+        own, _ = contexts.of_rows(fold_of == fold)
+        for all_rows, here in zip(
+            unseen, _learn(others, slopes[tokens])._features(own), strict=True
+        ):
+            all_rows[fold_of == fold] = here
+    weights = np.stack(
+        [
+            np.linalg.lstsq(_design(unseen, column), scores[:, column], rcond=None)[0]
+            for column in range(shape[1])
+        ],
+        axis=1,
+    )
+    whole = _learn(contexts, slopes)
+    return Tables(whole.keys, whole.values, weights), _combine(unseen, weights)
+
+
+def _learn(contexts: Contexts, slopes: Float[np.ndarray, "tokens columns"]) -> Tables:
+    """Each table of what those before it leave over; all count alike."""
+    mean = slopes.mean(0)
+    left = slopes - mean
+    keys, values = [], []
+    for key, shrinkage in zip(contexts.keys, SHRINKAGE, strict=True):
+        entries, entry_of = np.unique(key, return_inverse=True)
+        times = np.bincount(entry_of, minlength=len(entries))
+        sums = np.stack([np.bincount(entry_of, column, len(entries)) for column in left.T], 1)
+        shrunk = sums / (times + shrinkage)[:, None]
+        left = left - shrunk[entry_of]
+        keys.append(entries)
+        values.append(shrunk)
+    weights = np.vstack([np.ones((len(keys), len(mean))), mean])
+    return Tables(keys, values, weights)
+
+
+def _looked_up(
+    keys: np.ndarray, values: Float[np.ndarray, "entries columns"], wanted: np.ndarray
+) -> Float[np.ndarray, "tokens columns"]:
+    """The entries of some keys, 0 where there is none."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where((keys[at] == wanted)[:, None], values[at], 0.0)
+
+
+def _design(features: Sequence[np.ndarray], column: int) -> np.ndarray:
+    means = [feature[:, column] for feature in features]
+    return np.stack([*means, np.ones(len(means[0]))], 1)
+
+
+def _combine(features: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    columns = range(weights.shape[1])
+    return np.stack([_design(features, column) @ weights[:, column] for column in columns], 1)
+
+
+def _part(rows: Rows, indices: np.ndarray) -> Contexts:
+    return contexts_of(Subset(rows, indices))

@@ -1,0 +1,243 @@
+"""The stages that score candidates: what is learned to screen them by, and the scores."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dsdm.artifacts import Draft, write_json
+from dsdm.data.examples import Shard
+from dsdm.data.sequences import Rows, Subset
+from dsdm.datamodel.config import LESS, MIX, scored_targets, scores_forward
+from dsdm.pipeline.data_stages import examples_work
+from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one, usable_rows
+from dsdm.pipeline.run import Run
+from dsdm.pipeline.scores_table import SCORES, Combination, weighted_mean, write_scores
+from dsdm.pipeline.work import Advance, Pass, Work, fingerprints, progress
+
+SCREENING = "screening"
+SAMPLE = "sample.npz"
+"""File of a screening: the rows of its sample, their exact scores and what the rest predicted."""
+CUT = "screening.json"
+MOST_SAMPLED = 50_000
+"""Rows: more than tables of pairs and triples gain from."""
+CUT_ROWS = 10_000
+"""Rows that say how high the best share of the predictions begins."""
+
+
+def screening_work(run: Run) -> Iterator[Work]:
+    """For each estimator, what its scores are predicted by; nothing where all are computed."""
+    screening = run.experiment.scores.screening
+    if screening is None:
+        return
+    directions = list(directions_work(run))
+    for method in run.experiment.directions.estimators:
+        own = [work for work in directions if work.path.parent.name == method]
+        path = run.folder / SCREENING / method
+        make = partial(_screen, run, method)
+        yield Work(SCREENING, path, screening, fingerprints(own), make)
+
+
+def scores_work(run: Run) -> Iterator[Work]:
+    """For each estimator, one shard of scores for each shard of examples."""
+    made_before = [*directions_work(run), *screening_work(run)]
+    is_shared = _is_scored_backward(run)
+    for method in run.experiment.directions.estimators:
+        own = [work for work in made_before if method in (work.path.name, work.path.parent.name)]
+        for shard, examples in zip(run.shards, examples_work(run), strict=True):
+            path = run.folder / "scores" / method / shard.name
+            inputs = fingerprints([examples, *own])
+            # Named by its folder: a replicate's pass is another one.
+            name = str(run.folder / "scores" / shard.name)
+            score = partial(_score, run, shard.number)
+            shared = Pass(name, score) if is_shared and method != LESS else None
+            yield Work("scores", path, {}, inputs, partial(make_one, score, path), shared)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows that were drawn at random and scored exactly, whatever is predicted of them."""
+
+    rows: np.ndarray
+    """Sorted row numbers, shape (rows,)."""
+    exact: Float[np.ndarray, "rows points"]
+    predicted: Float[np.ndarray, "rows points"]
+    """By what was learned of the others."""
+    cut: float
+    """Candidates that are predicted to score as much or more are scored exactly."""
+
+
+def load_sample(folder: Path) -> Sample:
+    """What a finished screening has drawn."""
+    cut: float = json.loads((folder / CUT).read_text(encoding="utf-8"))["cut"]
+    with np.load(folder / SAMPLE) as arrays:
+        return Sample(arrays["rows"], arrays["exact"], arrays["predicted"], cut)
+
+
+def combination_of(run: Run) -> Combination:
+    """How a method's columns become one score."""
+    weights = {target.name: target.weight for target in run.experiment.targets}
+    return Combination(run.point_weights, weights)
+
+
+def combined(run: Run, method: str, columns: Float[np.ndarray, "rows points"]) -> np.ndarray:
+    """The scores for the mix, of its scores at each point."""
+    named = {f"{method}.{i}.{MIX}": column for i, column in enumerate(columns.T)}
+    return combination_of(run).score(method, named)
+
+
+def _screen(run: Run, method: str, draft: Draft) -> None:
+    from dsdm.datamodel.screening import contexts_of, fit_tables
+
+    experiment = run.experiment
+    screening = experiment.scores.screening
+    assert screening is not None
+    usable, seed = usable_rows(run), derived_seed(experiment.seed, SCREENING)
+    rng = np.random.default_rng(seed)
+    count = min(max(1, round(screening.sample * len(usable))), MOST_SAMPLED)
+    drawn = usable.originals(np.sort(rng.choice(len(usable), count, replace=False)))
+    sample = Subset(run.examples, drawn)
+    points = range(experiment.proxies.num_points)
+    with progress(f"{SCREENING}/{method}", len(points) * count, "rows") as advance:
+        slopes = np.stack([_slopes(run, method, i, sample, draft, advance) for i in points], 1)
+    contexts = contexts_of(sample)
+    tables, predicted = fit_tables(contexts, slopes, seed)
+    tables.save(draft.path)
+    np.savez(draft.path / SAMPLE, rows=drawn, exact=contexts.means(slopes), predicted=predicted)
+    of_rows = usable.originals(rng.integers(0, len(usable), min(CUT_ROWS, len(usable))))
+    candidates, at = np.unique(run.examples.candidate_of_row[of_rows], return_inverse=True)
+    rows = run.examples.rows_of(candidates)
+    values = combined(run, method, tables.predict(Subset(run.examples, rows)))
+    number = np.searchsorted(candidates, run.examples.candidate_of_row[rows])
+    weights = np.maximum(run.examples.lengths_of(rows) - 1, 1).astype(np.float64)
+    means = weighted_mean(values, weights, number, len(candidates))[at]
+    sampled = count / len(usable)
+    left = max(0.0, (screening.share - sampled) / (1 - sampled)) if sampled < 1 else 0.0
+    write_json(draft.path / CUT, {"cut": float(np.quantile(means, 1 - left))})
+    draft.counts["rows"] = count
+
+
+def _slopes(
+    run: Run, method: str, number: int, sample: Rows, draft: Draft, advance: Advance
+) -> Float[np.ndarray, " tokens"]:
+    """Of the sample's tokens, along the direction of the mix at one point."""
+    from dsdm.datamodel.directions import load_direction
+    from dsdm.datamodel.estimate import direction_path
+    from dsdm.datamodel.score_shard import step_of
+    from dsdm.datamodel.scoring import FORWARD_PASSES
+    from dsdm.datamodel.screening import token_slopes
+    from dsdm.lm.model import flops_per_token
+
+    experiment, model = run.experiment, run.point(number)
+    folder = run.folder / "directions" / method / str(number)
+    direction = load_direction(direction_path(folder, MIX), model.device)
+    row_flops = flops_per_token(model, int(sample.lengths.max()))
+    draft.flops += FORWARD_PASSES * float(sample.lengths.sum()) * row_flops
+    return token_slopes(
+        model,
+        direction,
+        sample,
+        experiment.directions.output,
+        step_of(folder, MIX),
+        experiment.scores,
+        advance,
+    )
+
+
+def _is_scored_backward(run: Run) -> bool:
+    """Whether one pass serves every estimator: each forward pass serves one direction."""
+    wanted = scored_targets([t.name for t in run.experiment.targets], run.experiment.scores)
+    return not scores_forward(run.experiment.scores, len(wanted))
+
+
+def _score(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
+    """Scores one shard for several estimators: each draft's path is `METHOD/SHARD`."""
+    from dsdm.datamodel.score_shard import SCRATCH
+
+    shard = run.examples.shards[number]
+    by_method = {path.parent.name: draft for path, draft in drafts.items()}
+    scratch = by_method[next(iter(by_method))].path
+    if run.experiment.scores.screening is None:
+        columns, flops = _exact_columns(run, shard, number, list(by_method), scratch)
+        num_scored = shard.num_rows
+    else:
+        (method,) = by_method  # forward passes are each estimator's own
+        columns, flops, num_scored = _screened_columns(run, shard, number, method, scratch)
+    for method, draft in by_method.items():
+        own = {name: column for name, column in columns.items() if name.split(".", 1)[0] == method}
+        path = draft.path / SCORES
+        num_lines = write_scores(run.examples, shard, own, path, combination_of(run))
+        draft.counts.update(candidates=num_lines, columns=len(own))
+        if run.experiment.scores.screening is not None:
+            draft.counts.update(rows=shard.num_rows, scored=num_scored)
+        draft.flops = flops
+    for file in scratch.glob(f"*{SCRATCH}"):
+        file.unlink()
+
+
+def _exact_columns(
+    run: Run, rows: Rows, number: int, methods: list[str], scratch: Path
+) -> tuple[dict[str, np.ndarray], float]:
+    """Scores of rows by METHOD.POINT.TARGET, and their FLOPs."""
+    from dsdm.datamodel.score_shard import Estimated, Point, score_shard
+
+    experiment = run.experiment
+    weights = {target.name: target.weight for target in experiment.targets}
+    with progress(f"scores/{'+'.join(methods)}/{number:05d}", None, "rows") as advance:
+        return score_shard(
+            rows,
+            Estimated(run.folder / "directions", methods, weights),
+            [
+                Point(partial(run.point, i), run.point_folder(i))
+                for i in range(experiment.proxies.num_points)
+            ],
+            experiment.directions.output,
+            experiment.scores,
+            scratch,
+            advance,
+        )
+
+
+def _screened_columns(
+    run: Run, shard: Shard, number: int, method: str, scratch: Path
+) -> tuple[dict[str, np.ndarray], float, int]:
+    """The same for a shard's rows, predicted where they need not be known; and how many are known.
+
+    What is only predicted is below the cut, and what is selected is above it.
+    """
+    from dsdm.datamodel.screening import load_tables
+
+    folder = run.folder / SCREENING / method
+    sample = load_sample(folder)
+    predicted = load_tables(folder).predict(shard).astype(np.float32)
+    here = slice(*np.searchsorted(sample.rows, [shard.first_row, shard.first_row + shard.num_rows]))
+    known = sample.rows[here] - shard.first_row
+    is_wanted = _above(run, shard, combined(run, method, predicted), sample.cut)
+    is_wanted[known] = False
+    wanted = np.flatnonzero(is_wanted)
+    exact: dict[str, np.ndarray] = {}
+    flops = 0.0
+    if len(wanted):
+        exact, flops = _exact_columns(run, Subset(shard, wanted), number, [method], scratch)
+    columns = {}
+    for point, column in enumerate(predicted.T):
+        name = f"{method}.{point}.{MIX}"
+        column[known] = sample.exact[here, point]
+        if name in exact:
+            column[wanted] = exact[name]
+        columns[name] = column
+    return columns, flops, len(wanted) + len(known)
+
+
+def _above(run: Run, shard: Shard, values: np.ndarray, cut: float) -> Bool[np.ndarray, " rows"]:
+    """Which rows are of candidates that are predicted to reach the cut."""
+    if run.examples.unit == "row":
+        return np.asarray(values >= cut)
+    documents = np.asarray(shard.rows["document"])
+    weights = np.maximum(shard.lengths - 1, 1).astype(np.float64)
+    means = weighted_mean(values, weights, documents, shard.num_documents)
+    return np.asarray(means[documents] >= cut)
