@@ -3,8 +3,9 @@
     python experiments/finetune/figures.py experiments/finetune/small.yaml [--part report]
 
 Names begin with `finetune` for small.yaml, whose model is pretrained here, and with `finetune_NAME`
-for NAME.yaml (smollm2.yaml's is an instruct model dequantised from Q4_1); on the tune part with `_tune` behind it. Intervals are
-paired t over seeds. A cost is what selecting took, over the training of one fine-tune, in FLOPs.
+for NAME.yaml (smollm2.yaml's is an instruct model dequantised from Q4_1); on the tune part with
+`_tune` behind it. Intervals are paired t over seeds. A cost is what selecting took, over the
+training of one fine-tune, in FLOPs.
 """
 
 import argparse

@@ -9,8 +9,6 @@ serves with its first subsets.
 """
 
 import argparse
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from lds import KINDS, bank_config, read_losses
+from linked import link_parts
 from record import figure, write_figures
 
 from dsdm.experiment import Experiment, load_experiment
@@ -75,9 +74,7 @@ def main() -> None:
 def scored(main_run: Run, setup: Path, variant: str) -> Run:
     """A run with the main run's proxies, scored in another way."""
     folder = main_run.folder.with_name(f"{main_run.folder.name}-{variant}")
-    for name in SHARED:
-        if not (folder / name).exists():
-            shutil.copytree(main_run.folder / name, folder / name, copy_function=os.link)
+    link_parts(main_run.folder, folder, SHARED)
     return run_experiment(varied(setup, variant, folder), until="scores")
 
 
