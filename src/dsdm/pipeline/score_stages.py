@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from dsdm.artifacts import Draft, write_json
 from dsdm.data.examples import Shard
-from dsdm.data.sequences import Rows, Subset
+from dsdm.data.sequences import AllBut, Rows, Subset
 from dsdm.datamodel.config import LESS, MIX, scored_targets, scores_forward
 from dsdm.pipeline.data_stages import examples_work
 from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one, usable_rows
@@ -19,13 +20,16 @@ from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES, Combination, weighted_mean, write_scores
 from dsdm.pipeline.work import Advance, Pass, Work, fingerprints, progress
 
+if TYPE_CHECKING:
+    from dsdm.datamodel.screening import Tables
+
 SCREENING = "screening"
 SAMPLE = "sample.npz"
 """File of a screening: the rows of its sample, their exact scores and what the rest predicted."""
 CUT = "screening.json"
 MOST_SAMPLED = 50_000
 """Rows: more than tables of pairs and triples gain from."""
-CUT_ROWS = 10_000
+CUT_ROWS = 50_000
 """Rows that say how high the best share of the predictions begins."""
 
 
@@ -99,26 +103,37 @@ def _screen(run: Run, method: str, draft: Draft) -> None:
     usable, seed = usable_rows(run), derived_seed(experiment.seed, SCREENING)
     rng = np.random.default_rng(seed)
     count = min(max(1, round(screening.sample * len(usable))), MOST_SAMPLED)
-    drawn = usable.originals(np.sort(rng.choice(len(usable), count, replace=False)))
-    sample = Subset(run.examples, drawn)
+    drawn = np.sort(rng.choice(len(usable), count, replace=False))
+    rows = usable.originals(drawn)
+    sample = Subset(run.examples, rows)
     points = range(experiment.proxies.num_points)
     with progress(f"{SCREENING}/{method}", len(points) * count, "rows") as advance:
         slopes = np.stack([_slopes(run, method, i, sample, draft, advance) for i in points], 1)
     contexts = contexts_of(sample)
     tables, predicted = fit_tables(contexts, slopes, seed)
     tables.save(draft.path)
-    np.savez(draft.path / SAMPLE, rows=drawn, exact=contexts.means(slopes), predicted=predicted)
-    of_rows = usable.originals(rng.integers(0, len(usable), min(CUT_ROWS, len(usable))))
-    candidates, at = np.unique(run.examples.candidate_of_row[of_rows], return_inverse=True)
-    rows = run.examples.rows_of(candidates)
-    values = combined(run, method, tables.predict(Subset(run.examples, rows)))
-    number = np.searchsorted(candidates, run.examples.candidate_of_row[rows])
-    weights = np.maximum(run.examples.lengths_of(rows) - 1, 1).astype(np.float64)
-    means = weighted_mean(values, weights, number, len(candidates))[at]
-    sampled = count / len(usable)
-    left = max(0.0, (screening.share - sampled) / (1 - sampled)) if sampled < 1 else 0.0
-    write_json(draft.path / CUT, {"cut": float(np.quantile(means, 1 - left))})
+    np.savez(draft.path / SAMPLE, rows=rows, exact=contexts.means(slopes), predicted=predicted)
+    # The sample's own rows are predicted too well to say what the best share of the others is.
+    others = AllBut(usable, len(usable), drawn)
+    count_others = min(CUT_ROWS, len(others))
+    seen = np.sort(rng.choice(len(others), count_others, replace=False))
+    means = _candidate_means(run, method, tables, usable.originals(others.originals(seen)))
+    wanted = max(0, round(screening.share * len(usable)) - count)
+    cut = float(np.quantile(means, 1 - wanted / len(others))) if len(others) else 0.0
+    write_json(draft.path / CUT, {"cut": cut})
     draft.counts["rows"] = count
+
+
+def _candidate_means(
+    run: Run, method: str, tables: "Tables", rows: np.ndarray
+) -> Float[np.ndarray, " rows"]:
+    """What is predicted of the candidates that rows belong to."""
+    candidates, at = np.unique(run.examples.candidate_of_row[rows], return_inverse=True)
+    own = run.examples.rows_of(candidates)
+    values = combined(run, method, tables.predict(Subset(run.examples, own)))
+    number = np.searchsorted(candidates, run.examples.candidate_of_row[own])
+    weights = np.maximum(run.examples.lengths_of(own) - 1, 1).astype(np.float64)
+    return weighted_mean(values, weights, number, len(candidates))[at]
 
 
 def _slopes(

@@ -19,6 +19,9 @@ from dsdm.pipeline.run import Run
 from dsdm.pipeline.score_stages import SCREENING, combined, load_sample
 from dsdm.pipeline.select_stages import SELECTION
 
+FILLERS = 0.01
+"""Share of the selected that may be short candidates from far below, which fill a token budget."""
+
 
 @dataclass(frozen=True)
 class Screened:
@@ -28,7 +31,7 @@ class Screened:
     scored: int
     """Rows that were scored exactly."""
     recall: Interval
-    """Of rows that score as much as the lowest selected one, the share that was scored exactly."""
+    """Of rows that score as much as the selected ones, the share that was scored exactly."""
     worth: float
     """The same by what their scores are above the pool's mean: the best are missed least."""
 
@@ -54,8 +57,8 @@ def screened_selection(run_folder: Path, experiment: Experiment) -> Screened | N
     moved: Experiment = msgspec.structs.replace(experiment, run=str(run_folder))
     run, sample = Run(moved, reads_pool=False), load_sample(folder)
     exact = combined(run, method, sample.exact)
-    lowest = pq.read_table(selection, columns=["score"])["score"].to_numpy().min()
-    is_best = exact >= lowest
+    selected = pq.read_table(selection, columns=["score"])["score"].to_numpy()
+    is_best = exact >= np.quantile(selected, FILLERS)
     is_found = combined(run, method, sample.predicted) >= sample.cut
     rows, scored = (int(sum(one[name] for one in counts)) for name in ("rows", "scored"))
     # The sample itself is scored whatever is predicted.
