@@ -76,6 +76,12 @@ def test_tokens_are_counted_as_the_run_will_read_them(tiny: Path) -> None:
     assert table["models"][1] == "17.2K"  # 2 arms x 2 seeds x 4 epochs x a fifth of the pool
 
 
+def test_a_screened_pool_is_read_in_part(tiny: Path) -> None:
+    screening = {"sample": 0.1, "share": 0.25}
+    path = write_experiment(tiny.parent, scores={"screening": screening})
+    assert rows(forecast(load_experiment(path, [])))["scores"][1] == "2.69K"  # 2 x 5,384 / 4
+
+
 def test_a_comparisons_baselines_budgets_rates_and_replicates_are_counted(tiny: Path) -> None:
     path = write_experiment(
         tiny.parent,
