@@ -30,6 +30,8 @@ FILE = "tables.npz"
 SHRINKAGE = (1.0, 1.0, 2.0, 4.0)
 """What is added to the times that an entry was seen, for the token, the one before, pairs, triples.
 Lighter is better on the comparison's pool (experiments/LOG.md, 2026-11-28)."""
+MOST_SAMPLED = 50_000
+"""Rows: more than tables of pairs and triples gain from."""
 FOLDS = 5
 TOKEN_BITS = 21
 ROWS_AT_ONCE = 4096

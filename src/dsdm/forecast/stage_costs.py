@@ -4,6 +4,7 @@ import math
 
 from dsdm.datamodel.config import METAGRADIENT, scored_targets, scores_forward
 from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
+from dsdm.datamodel.screening import MOST_SAMPLED
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, num_candidates
@@ -15,6 +16,8 @@ EXPORT_SECONDS_A_BYTE = 2e-8
 """To read the pool once more and write what is selected."""
 SCORES_SECONDS_A_CANDIDATE = 1e-5
 """To write, merge and sort the scores."""
+TABLE_BYTES = 20
+"""Of a token of the sample in the tables of a screening."""
 LINE_BYTES = 60
 """Of a candidate in a table: where it is from."""
 
@@ -40,6 +43,7 @@ def stage_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
         "overlap": Cost(seconds=measured.overlap_seconds * pool.tokens, memory=base),
         "proxies": _proxies(experiment, measured).times(num_replicates(experiment)),
         "directions": _directions(experiment, measured).times(num_replicates(experiment)),
+        "screening": _screening(experiment, measured).times(num_replicates(experiment)),
         "scores": _scores(experiment, measured).times(num_replicates(experiment)),
         "selection": choosing,
         "dataset": exporting,
@@ -160,7 +164,8 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     config, speed, pool = experiment.scores, measured.speed, measured.pool
     wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
     forward = scores_forward(config, wanted)
-    share = config.screening.share if config.screening else 1.0
+    screening = config.screening
+    share = screening.share - screening.sample if screening else 1.0
     # Forward passes are each estimator's own; a backward pass serves all.
     tokens = (num_methods if forward else 1) * experiment.proxies.num_points * share * pool.tokens
     passes = FORWARD_PASSES * wanted if forward else BACKWARD_PASSES
@@ -179,6 +184,24 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
         + 4 * speed.parameters
         + (copies + 1) * 4 * speed.layers.weights
         + min(config.batch_tokens, pool.tokens) * activations,
+    )
+
+
+def _screening(experiment: Experiment, measured: Measured) -> Cost:
+    """The sample's exact scores; nothing where all of the pool is scored."""
+    screening, speed, pool = experiment.scores.screening, measured.speed, measured.pool
+    if screening is None:
+        return Cost()
+    rows = min(screening.sample * pool.rows, MOST_SAMPLED)
+    points = experiment.proxies.num_points * len(experiment.directions.estimators)
+    tokens = FORWARD_PASSES * points * rows * pool.tokens / pool.rows
+    table = tokens / FORWARD_PASSES * TABLE_BYTES
+    return Cost(
+        tokens=tokens,
+        seconds=tokens / speed.forward,
+        flops=tokens * speed.flops_a_token,
+        disk=table,
+        memory=speed.base_bytes + 3 * 4 * speed.parameters + 4 * table,
     )
 
 

@@ -27,8 +27,6 @@ SCREENING = "screening"
 SAMPLE = "sample.npz"
 """File of a screening: the rows of its sample, their exact scores and what the rest predicted."""
 CUT = "screening.json"
-MOST_SAMPLED = 50_000
-"""Rows: more than tables of pairs and triples gain from."""
 CUT_ROWS = 50_000
 """Rows that say how high the best share of the predictions begins."""
 
@@ -95,7 +93,7 @@ def combined(run: Run, method: str, columns: Float[np.ndarray, "rows points"]) -
 
 
 def _screen(run: Run, method: str, draft: Draft) -> None:
-    from dsdm.datamodel.screening import contexts_of, fit_tables
+    from dsdm.datamodel.screening import MOST_SAMPLED, contexts_of, fit_tables
 
     experiment = run.experiment
     screening = experiment.scores.screening
