@@ -40,7 +40,13 @@ def main() -> None:
     full = load_experiment(path, [*([] if named else SEED_0), *overrides])
     run_experiment(full, until="selection")
     screened = load_experiment(
-        path, [*overrides, ("run", f"{full.run}-screened"), ("scores.screening", "{}")]
+        path,
+        [
+            *overrides,
+            ("run", f"{full.run}-screened"),
+            ("scores.screening", "{}"),
+            ("compare.arms", "[top]"),  # not `bottom`, which needs all scores
+        ],
     )
     link_parts(full.folder, screened.folder, SHARED)
     run_experiment(screened, until="selection")
@@ -56,6 +62,7 @@ def main() -> None:
         rows.append(figure(f"{name}.recall", float(np.isin(best, chosen).mean()), unit))
     found = screened_selection(screened.folder, screened)
     assert found is not None
+    assert found.recall is not None
     recall, unit = found.recall, "of the full selection's, by the sample alone"
     cost, whole = (_cost(one, method) for one in (screened, full))
     rows += [

@@ -12,11 +12,11 @@ import torch
 
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Row
-from dsdm.datamodel.config import ESTIMATOR_NAMES, LESS, MIX, DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import LESS, MIX, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.cosines import AdamSteps, score_unit
 from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
-from dsdm.datamodel.estimators import Problem
+from dsdm.datamodel.estimators import ESTIMATORS, Problem
 from dsdm.datamodel.estimators.less import estimate_less
 from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import score_backward
@@ -63,7 +63,7 @@ def compute(folder: Path) -> dict[str, list[float]]:
     )
     candidates = counting_rows(9, [1, 5, 9])
     question = Question(model, "golden", targets, weights, rows)
-    for method in (name for name in ESTIMATOR_NAMES if name != LESS):
+    for method in (name for name in ESTIMATORS if name != LESS):
         draft = Draft(folder / method / "0")
         draft.path.mkdir(parents=True)
         estimate_directions(question, method, directions, scores, draft, lambda rows: None)

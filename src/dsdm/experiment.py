@@ -112,9 +112,24 @@ class Experiment(Config):
             raise ValueError(
                 "`metagradient` is of the loss that was trained: set directions.output to loglik"
             )
+        if METAGRADIENT in self.directions.estimators:
+            self._check_metagradient()
         self._check_screening()
         if self.pool.format == "conversations" and self.examples.unit == "row":
             raise ValueError("`examples.unit` row is for text; a conversation is one row as it is")
+
+    def _check_metagradient(self) -> None:
+        checkpoints, tail = self.proxies.checkpoints, self.directions.tail
+        if checkpoints > 1 and self.scores.cosine:
+            raise ValueError(
+                "`metagradient`: what a checkpoint counts for is in its direction's length, which "
+                "scores.cosine leaves out: set it to false, or proxies.checkpoints to 1"
+            )
+        if 1 / checkpoints <= 1 - tail:
+            raise ValueError(
+                f"`metagradient` follows back the last {tail:g} of a training, and the first of "
+                f"{checkpoints} checkpoints is before: set fewer, or a larger directions.tail"
+            )
 
     def _check_screening(self) -> None:
         names = [target.name for target in self.targets]
@@ -125,6 +140,20 @@ class Experiment(Config):
                 "`scores.screening` is for forward scores of the targets' mix: leave `method` auto "
                 "or forward, cosine and per_target false and per_example 0, and take no `less`"
             )
+        if self.scores.screening is None:
+            return
+        share, budget = self.scores.screening.share, self.selection.fraction or 0.0
+        factors = [
+            arm.budget * self.compare.epochs / (arm.epochs or self.compare.epochs)
+            for arm in self.compared_arms
+            if self.compare and arm.kind == "top"
+        ]
+        if max([1.0, *factors]) * budget > share:
+            raise ValueError(
+                f"`scores.screening.share` {share:g} is less than what is selected: give more"
+            )
+        if any(arm.kind == "bottom" for arm in self.compared_arms):
+            raise ValueError("`bottom` needs all scores: leave that arm, or scores.screening, out")
 
     @property
     def own_tokenizer(self) -> TokenizerConfig:

@@ -53,7 +53,38 @@ def test_it_is_of_the_loss_that_was_trained(tmp_path: Path, dsdm: Dsdm) -> None:
     assert "set directions.output to loglik" in err
 
 
-def test_a_dry_run_forecasts_it(tmp_path: Path, dsdm: Dsdm) -> None:
-    code, out, err = dsdm("run", write(tmp_path), "--dry-run")
-    assert code == 0, err
-    assert "directions " in out
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores.cosine": "true"}, "which scores.cosine leaves out"),
+        ({"proxies.checkpoints": "3"}, "the first of 3 checkpoints is before"),
+    ],
+)
+def test_what_contradicts_it_is_refused(
+    tmp_path: Path, dsdm: Dsdm, changes: dict[str, str], message: str
+) -> None:
+    overrides = [word for key, value in changes.items() for word in (f"--{key}", value)]
+    code, _, err = dsdm("run", write(tmp_path), *overrides)
+    assert code == 2
+    assert message in err
+
+
+def test_a_check_says_that_it_can_not_look_at_it(tmp_path: Path, dsdm: Dsdm) -> None:
+    code, _, err = dsdm("check", write(tmp_path))
+    assert code == 2
+    assert "for each half of the targets" in err
+
+
+def test_a_dry_run_counts_the_replay(tmp_path: Path, dsdm: Dsdm) -> None:
+    def tokens_of(estimator: str) -> str:
+        path = write_experiment(
+            tmp_path,
+            proxies={"count": 1, "epochs": 200.0},
+            directions={"estimators": [estimator], "output": "loglik"},
+        )
+        out = dsdm("run", path, "--dry-run")[1]
+        (line,) = [line for line in out.splitlines() if line.startswith("directions ")]
+        return line
+
+    write_data(tmp_path)
+    assert tokens_of("metagradient") != tokens_of("gradient")

@@ -1,6 +1,8 @@
 """A pool of which a part is scored exactly, from file to report."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 from dsdm.evaluation.intervals import share_interval
 from tests.tiny_runs import Dsdm, add_pool_file, write_data, write_experiment
 
-SCREENING = {"sample": 0.3, "share": 0.6}
+SCREENING = {"sample": 0.35, "share": 0.6}
 
 
 def scores_of(run: Path) -> dict[str, np.ndarray]:
@@ -17,46 +19,94 @@ def scores_of(run: Path) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy() for name in table.column_names if name != "id"}
 
 
-def test_what_is_scored_exactly_has_the_scores_of_a_full_run(tmp_path: Path, dsdm: Dsdm) -> None:
-    write_data(tmp_path)
-    proxies = {"count": 2, "epochs": 2.0, "train": {"batch_tokens": 128, "lr": 1e-2}}
-    settings = {"proxies": proxies, "examples": {"row_tokens": 32, "unit": "row"}}
-    full = write_experiment(tmp_path, **settings)
-    assert dsdm("run", full)[0] == 0
-    whole = scores_of(tmp_path / "run")
+def run_both(folder: Path, dsdm: Dsdm, **settings: Any) -> tuple[np.ndarray, np.ndarray, str]:
+    """A full run's scores, a screened one's, and what the latter printed."""
+    assert dsdm("run", write_experiment(folder, **settings))[0] == 0
     screened = write_experiment(
-        tmp_path, **settings, run=str(tmp_path / "screened"), scores={"screening": SCREENING}
+        folder, **settings, run=str(folder / "screened"), scores={"screening": SCREENING}
     )
     code, out, err = dsdm("run", screened)
     assert code == 0, err
-    part = scores_of(tmp_path / "screened")
-    is_exact = np.isclose(part["ekfac"], whole["ekfac"], rtol=1e-3, atol=1e-5)
-    assert 0.5 < is_exact.mean() < 0.7
-    (line,) = [line for line in out.splitlines() if line.startswith("screened ")]
-    assert "rows scored exactly" in line
-    # What is only predicted is never above what was scored because of its prediction.
+    whole, part = (scores_of(folder / name)["ekfac"] for name in ("run", "screened"))
+    return whole, part, out
+
+
+@pytest.mark.parametrize("unit", ["row", "document"])
+def test_candidates_have_the_scores_of_a_full_run_or_are_predicted_below_the_cut(
+    tmp_path: Path, dsdm: Dsdm, unit: str
+) -> None:
+    write_data(tmp_path)
+    whole, part, out = run_both(
+        tmp_path,
+        dsdm,
+        proxies={"count": 2, "epochs": 2.0, "train": {"batch_tokens": 128, "lr": 1e-2}},
+        examples={"row_tokens": 16, "unit": unit},
+    )
+    is_exact = np.isclose(part, whole, rtol=1e-3, atol=1e-5)
+    assert is_exact.mean() == pytest.approx(SCREENING["share"], abs=0.1)
+    cut = json.loads((tmp_path / "screened" / "screening" / "ekfac" / "screening.json").read_text())
+    assert part[~is_exact].max() < cut["cut"]
     chosen = pq.read_table(tmp_path / "screened" / "selection" / "selection.parquet")
+    # All but what fills the budget's last tokens.
     assert is_exact[chosen["candidate"].to_numpy()].mean() > 0.9
+    (line,) = [line for line in out.splitlines() if line.startswith("screened ")]
+    assert "rows scored exactly; they hold an estimated" in line
     page = (tmp_path / "screened" / "report.html").read_text(encoding="utf-8")
     assert "Screened: " in page
 
 
-@pytest.mark.parametrize("unit", ["row", "document"])
-def test_units_and_later_files(tmp_path: Path, dsdm: Dsdm, unit: str) -> None:
+def test_a_later_file_is_screened_by_what_was_learned_before(tmp_path: Path, dsdm: Dsdm) -> None:
     write_data(tmp_path)
-    experiment = write_experiment(
-        tmp_path,
-        examples={"row_tokens": 16, "unit": unit},
-        scores={"screening": SCREENING, "calibration_rows": 16},
-    )
+    experiment = write_experiment(tmp_path, scores={"screening": SCREENING})
     assert dsdm("run", experiment)[0] == 0
     before = scores_of(tmp_path / "run")["ekfac"]
     add_pool_file(tmp_path, "c", seed=5)
+    (tmp_path / "pool" / "d.jsonl").write_text("")
     code, _, err = dsdm("run", experiment)
     assert code == 0, err
     after = scores_of(tmp_path / "run")["ekfac"]
     assert len(after) > len(before)
     np.testing.assert_array_equal(after[: len(before)], before)
+
+
+def test_a_sample_of_a_few_candidates_is_an_error(tmp_path: Path, dsdm: Dsdm) -> None:
+    write_data(tmp_path)
+    screening = {"sample": 0.05, "share": 0.6}
+    experiment = write_experiment(
+        tmp_path, scores={"screening": screening}, examples={"unit": "document"}
+    )
+    code, _, err = dsdm("run", experiment)
+    assert code == 2
+    assert "a sample of 4 candidates says nothing of the others" in err
+
+
+def test_where_more_than_scores_decides_nothing_is_estimated(tmp_path: Path, dsdm: Dsdm) -> None:
+    write_data(tmp_path)
+    experiment = write_experiment(
+        tmp_path,
+        scores={"screening": SCREENING},
+        selection={"fraction": 0.2, "random_share": 0.1},
+    )
+    code, out, err = dsdm("run", experiment)
+    assert code == 0, err
+    assert "the sample can't say what they hold" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"selection": {"fraction": 0.7}}, "less than what is selected"),
+        ({"compare": {"arms": ["top", "bottom"]}}, "`bottom` needs all scores"),
+    ],
+)
+def test_what_needs_more_than_is_scored_is_refused(
+    tmp_path: Path, dsdm: Dsdm, changes: dict[str, Any], message: str
+) -> None:
+    write_data(tmp_path)
+    experiment = write_experiment(tmp_path, scores={"screening": SCREENING}, **changes)
+    code, _, err = dsdm("run", experiment)
+    assert code == 2
+    assert message in err
 
 
 def test_screening_is_for_forward_scores_of_the_mix(tmp_path: Path, dsdm: Dsdm) -> None:

@@ -120,6 +120,8 @@ def estimate_of_training(
         [Direction(tensors, METAGRADIENT, target, one.proxy) for target, tensors in of.items()]
         for one, of in zip(questions, found, strict=True)
     ]
+    for direction in (direction for directions in points for direction in directions):
+        check_direction(direction)
     exact = [
         _exact(one.model, directions, rows, config, scores)
         for one, directions in zip(questions, points, strict=True)
@@ -128,12 +130,11 @@ def estimate_of_training(
     exact = [{t: values / spreads[t] for t, values in one.items()} for one in exact]
     means = {t: np.mean([one[t] for one in exact], axis=0) for t in targets}
     spread_of_mix = _spread_of_mix(means, last.weights)
-    longest = max(int(part.lengths.max()) for part in (rows, *targets.values()))
     for number, draft in drafts.items():
         scaled = [direction.scaled(1 / spreads[direction.target]) for direction in points[number]]
         _save(questions[number], scaled, exact[number], spread_of_mix, rows, config, scores, draft)
     passes = replay_passes(len(targets), config.tail)
-    flops = passes * replay.num_tokens * flops_per_token(last.model, longest)
+    flops = passes * replay.num_tokens * flops_per_token(last.model, replay.longest)
     # What all of them took together, as the seconds are.
     flops += sum(draft.flops for draft in drafts.values())
     for draft in drafts.values():

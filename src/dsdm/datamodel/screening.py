@@ -11,6 +11,7 @@ the tables were not made of.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from dsdm.data.batches import Rows, Subset, iter_batches
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.scoring import Advance, perturbed
-from dsdm.errors import ArtifactError
+from dsdm.errors import ArtifactError, DataError, NumericalError
 from dsdm.lm.config import Output
 from dsdm.lm.model import autocast
 from dsdm.lm.outputs import token_outputs
@@ -29,10 +30,12 @@ from dsdm.lm.outputs import token_outputs
 FILE = "tables.npz"
 SHRINKAGE = (1.0, 1.0, 2.0, 4.0)
 """What is added to the times that an entry was seen, for the token, the one before, pairs, triples.
-Lighter is better on the comparison's pool (experiments/LOG.md, 2026-11-28)."""
+Heavier is worse on the comparison's pool (experiments/LOG.md, 2026-11-28)."""
 MOST_SAMPLED = 50_000
 """Rows: more than tables of pairs and triples gain from."""
 FOLDS = 5
+FEWEST = 5 * FOLDS
+"""Candidates that a sample needs."""
 TOKEN_BITS = 21
 ROWS_AT_ONCE = 4096
 """Rows that are predicted together: their tokens are held in full."""
@@ -104,7 +107,13 @@ def token_slopes(
                 counted = rows.row(index).is_counted[1:]
                 found[index] = line[: len(counted)][counted]
             advance(len(indices))
-    return np.concatenate(found)
+    slopes = np.concatenate(found)
+    if not np.isfinite(slopes).all():
+        raise NumericalError(
+            f"{direction.method}: some of {len(slopes)} slopes are NaN or infinite. Check the "
+            "proxy's weights and training loss."
+        )
+    return slopes
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,12 @@ class Tables:
 
     def predict(self, rows: Rows) -> Float[np.ndarray, "rows columns"]:
         """The scores of all rows, a few at a time."""
-        parts = np.array_split(np.arange(len(rows.lengths)), -(-len(rows.lengths) // ROWS_AT_ONCE))
-        predicted = [_combine(self._features(_part(rows, p)), self.weights) for p in parts]
-        return np.concatenate(predicted) if predicted else np.zeros((0, self.weights.shape[1]))
+        num_rows = len(rows.lengths)
+        predicted = np.zeros((num_rows, self.weights.shape[1]))
+        for start in range(0, num_rows, ROWS_AT_ONCE):
+            part = np.arange(start, min(start + ROWS_AT_ONCE, num_rows))
+            predicted[part] = _combine(self._features(_part(rows, part)), self.weights)
+        return predicted
 
     def _features(self, contexts: Contexts) -> list[np.ndarray]:
         return [
@@ -151,18 +163,34 @@ def load_tables(folder: Path) -> Tables:
                 [arrays[f"values{i}"] for i in kinds],
                 arrays["weights"],
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ArtifactError(
             f"{folder / FILE}: can't be read ({error}). Delete {folder}."
         ) from error
 
 
 def fit_tables(
-    contexts: Contexts, slopes: Float[np.ndarray, "tokens columns"], seed: int
+    contexts: Contexts,
+    slopes: Float[np.ndarray, "tokens columns"],
+    seed: int,
+    groups: Int[np.ndarray, " rows"] | None = None,
 ) -> tuple[Tables, Float[np.ndarray, "rows columns"]]:
-    """Tables of a sample's slopes, and what those of the other rows predict of each of its rows."""
+    """Tables of a sample's slopes, and what those of the other rows predict of each of its rows.
+
+    Rows of one group, numbered from 0, are predicted without each other; None: each by itself.
+
+    Raises:
+        DataError: there are too few groups to predict some by the others.
+    """
     scores = contexts.means(slopes)
-    fold_of = np.random.default_rng(seed).integers(0, FOLDS, contexts.num_rows)
+    groups = np.arange(contexts.num_rows) if groups is None else groups
+    num_groups = int(groups.max(initial=-1)) + 1
+    if num_groups < FEWEST:
+        raise DataError(
+            f"scores.screening: a sample of {num_groups} candidates says nothing of the others; "
+            f"{FEWEST} are needed. Give a larger `sample`, or score all (`screening: null`)."
+        )
+    fold_of = (np.random.default_rng(seed).permutation(num_groups) % FOLDS)[groups]
     shape = (contexts.num_rows, slopes.shape[1])
     unseen = [np.zeros(shape) for _ in SHRINKAGE]
     for fold in range(FOLDS):
@@ -204,6 +232,8 @@ def _looked_up(
     keys: np.ndarray, values: Float[np.ndarray, "entries columns"], wanted: np.ndarray
 ) -> Float[np.ndarray, "tokens columns"]:
     """The entries of some keys, 0 where there is none."""
+    if not len(keys):
+        return np.zeros((len(wanted), values.shape[1]))
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where((keys[at] == wanted)[:, None], values[at], 0.0)
 

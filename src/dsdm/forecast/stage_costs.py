@@ -155,9 +155,11 @@ def _replay(
     steps = max(1.0, tokens / proxies.train.batch_tokens)
     tail = experiment.directions.tail
     flops = replay_passes(num_directions, tail) * tokens * speed.flops_a_token / proxies.checkpoints
-    # Weights and both moments of the states, all derivatives in fp64.
-    adjoints = 3 * 8 * (num_directions + 1) * speed.parameters
-    return flops, 2 * math.sqrt(steps) * 3 * 4 * speed.parameters + adjoints
+    # Weights and both moments of the states; the derivatives after and before a step, its own and
+    # their sums, in fp64.
+    states = 2 * math.sqrt(tail * steps) * 3 * 4
+    derivatives = 8 * (num_directions * (7 + proxies.checkpoints) + 3)
+    return flops, (states + derivatives) * speed.parameters
 
 
 def _scores(experiment: Experiment, measured: Measured) -> Cost:
@@ -165,7 +167,7 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
     forward = scores_forward(config, wanted)
     screening = config.screening
-    share = screening.share - screening.sample if screening else 1.0
+    share = screening.share - _sampled_rows(experiment, measured) / pool.rows if screening else 1.0
     # Forward passes are each estimator's own; a backward pass serves all.
     tokens = (num_methods if forward else 1) * experiment.proxies.num_points * share * pool.tokens
     passes = FORWARD_PASSES * wanted if forward else BACKWARD_PASSES
@@ -192,7 +194,7 @@ def _screening(experiment: Experiment, measured: Measured) -> Cost:
     screening, speed, pool = experiment.scores.screening, measured.speed, measured.pool
     if screening is None:
         return Cost()
-    rows = min(screening.sample * pool.rows, MOST_SAMPLED)
+    rows = _sampled_rows(experiment, measured)
     points = experiment.proxies.num_points * len(experiment.directions.estimators)
     tokens = FORWARD_PASSES * points * rows * pool.tokens / pool.rows
     table = tokens / FORWARD_PASSES * TABLE_BYTES
@@ -203,6 +205,11 @@ def _screening(experiment: Experiment, measured: Measured) -> Cost:
         disk=table,
         memory=speed.base_bytes + 3 * 4 * speed.parameters + 4 * table,
     )
+
+
+def _sampled_rows(experiment: Experiment, measured: Measured) -> Number:
+    screening = experiment.scores.screening
+    return min(screening.sample * measured.pool.rows, MOST_SAMPLED) if screening else 0
 
 
 def _num_wanted(experiment: Experiment) -> int:

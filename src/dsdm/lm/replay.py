@@ -4,7 +4,7 @@ Each step's gradient enters the weights through AdamW, and the weights enter all
 The derivative of a function of the last weights in the gradient of step t is found by the chain
 rule from the last step back to t, which needs the weights before each step, newest first. They are
 made again from states kept at every sqrt(steps)-th step, so that 2 sqrt(steps) states are held at
-most and the training is run twice.
+most and what is followed back is trained twice.
 
 REPLAY and MAGIC: Engstrom et al. 2025 (arXiv:2503.13751), Ilyas & Engstrom 2025 (arXiv:2504.16430).
 """
@@ -75,10 +75,10 @@ class Replay:
             order: Row indices, in the order of training.
             config: Optimizer, schedule and batch.
             tail: Share of the steps, the last ones, that are followed back.
-            smoothing: Above 0, derivatives are those of an Adam that adds so much of each
-                parameter's mean second moment to all of its second moments. Adam itself moves a
-                weight whose gradient was always 0 by the whole learning rate as soon as there is
-                the least one: its derivative says nothing of what a row does.
+            smoothing: Above 0, Adam's step is differentiated as if it added so much of each
+                parameter's mean second moment, held fixed, to all of its second moments. Adam
+                itself moves a weight whose gradient was always 0 by the whole learning rate as
+                soon as there is the least one: its derivative says nothing of what a row does.
         """
         # No checkpoint is ever due, so the folder for them is never made.
         config = msgspec.structs.replace(config, checkpoint_seconds=math.inf)
@@ -96,6 +96,11 @@ class Replay:
     def num_tokens(self) -> int:
         """Tokens that it is trained on."""
         return int(lengths_of(self._trainer.rows, self._trainer.order).sum())
+
+    @property
+    def longest(self) -> int:
+        """Tokens in its longest row."""
+        return int(lengths_of(self._trainer.rows, self._trainer.order).max())
 
     def train(self, advance: Callable[[int], None] = lambda tokens: None) -> PreTrainedModel:
         """Runs the training; returns its model, which is moved on by what is called next."""
@@ -123,7 +128,8 @@ class Replay:
         for state in self._states_backwards():
             influence, later = self._step_back(state, later)
             yield influence
-            advance(influence.counted)
+            part = self._trainer.order[self._trainer.steps[state.step]]
+            advance(int(lengths_of(self._trainer.rows, part).sum()))
 
     def _states_backwards(self) -> Iterator[State]:
         """The state before each step, the last one first."""

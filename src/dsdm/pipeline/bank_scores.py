@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dsdm.artifacts import Draft, load_cost
+from dsdm.artifacts import Draft
 from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.errors import ConfigError
 from dsdm.evaluation.multiplier import MethodCost
 from dsdm.pipeline.bank_stages import STAGE
 from dsdm.pipeline.baseline_stages import baseline_work
+from dsdm.pipeline.costs import own_cost
 from dsdm.pipeline.data_stages import examples_work
 from dsdm.pipeline.model_stages import directions_work, proxies_work
 from dsdm.pipeline.run import Run
@@ -159,16 +160,4 @@ def _targets(run: Run) -> list[str]:
 
 
 def _cost(works: Iterable[Work]) -> MethodCost:
-    """What an estimator would cost by itself.
-
-    A pass over the pool for several estimators costs each of them the whole of it; directions are
-    made in one pass for checkpoints of one estimator, which share it.
-    """
-    found = MethodCost()
-    for work in works:
-        cost = load_cost(work.path)
-        parts = cost["made_with"] if work.stage == "directions" else 1.0
-        found = MethodCost(
-            found.flops + cost["flops"] / parts, found.seconds + cost["seconds"] / parts
-        )
-    return found
+    return sum((own_cost(work.path) for work in works), MethodCost())

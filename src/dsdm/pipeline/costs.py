@@ -115,6 +115,17 @@ def compared_costs(
     return training, selection
 
 
+def own_cost(artifact: Path) -> MethodCost:
+    """What an artifact took, as if its method were the only one.
+
+    A pass over the pool for several estimators costs each of them the whole of it; directions are
+    made in one pass for checkpoints of one estimator, which share it.
+    """
+    cost = load_cost(artifact)
+    parts = cost["made_with"] if "directions" in artifact.parts[-3:-1] else 1.0
+    return MethodCost(cost["flops"] / parts, cost["seconds"] / parts)
+
+
 def _folders(run_folder: Path, stage: str) -> list[str]:
     """The stage's folder, or its methods' where it has them."""
     if stage not in BY_METHOD:
@@ -128,5 +139,4 @@ def _costs(folder: Path) -> Iterator[MethodCost]:
     for path in sorted(folder.rglob(COST)):
         # Artifacts that are being written are hidden.
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            cost = load_cost(path.parent)
-            yield MethodCost(cost["flops"], cost["seconds"])
+            yield own_cost(path.parent)

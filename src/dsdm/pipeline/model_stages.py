@@ -265,7 +265,7 @@ def _estimate_of_training(
     from dsdm.lm.replay import Replay
 
     experiment, checkpoints = run.experiment, run.experiment.proxies.checkpoints
-    rows = proxy_rows(run, proxy)
+    rows, tail = proxy_rows(run, proxy), experiment.directions.tail
     vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
     model = load_model(
         experiment.model, vocab_size=vocab_size, eos=eos, seed=rows.seed, device=run.device
@@ -275,12 +275,12 @@ def _estimate_of_training(
         run.examples,
         rows.order,
         experiment.proxies.train,
-        tail=experiment.directions.tail,
+        tail=tail,
         smoothing=experiment.directions.smoothing,
     )
     points = [proxy * checkpoints + i for i in range(checkpoints)]
     title = f"directions/{METAGRADIENT}/of-{proxy}"
-    with progress(title, 2 * replay.num_tokens, "tokens") as advance:
+    with progress(title, round((1 + tail) * replay.num_tokens), "tokens") as advance:
         estimate_of_training(
             replay,
             [_question(run, point, fingerprint) for point in points],

@@ -15,7 +15,7 @@ from dsdm.data.examples import Shard
 from dsdm.data.sequences import AllBut, Rows, Subset
 from dsdm.datamodel.config import LESS, MIX, scored_targets, scores_forward
 from dsdm.pipeline.data_stages import examples_work
-from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one, usable_rows
+from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES, Combination, weighted_mean, write_scores
 from dsdm.pipeline.work import Advance, Pass, Work, fingerprints, progress
@@ -27,8 +27,8 @@ SCREENING = "screening"
 SAMPLE = "sample.npz"
 """File of a screening: the rows of its sample, their exact scores and what the rest predicted."""
 CUT = "screening.json"
-CUT_ROWS = 50_000
-"""Rows that say how high the best share of the predictions begins."""
+CUT_CANDIDATES = 50_000
+"""Candidates that say how high the best share of the predictions begins."""
 
 
 def screening_work(run: Run) -> Iterator[Work]:
@@ -62,13 +62,16 @@ def scores_work(run: Run) -> Iterator[Work]:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows that were drawn at random and scored exactly, whatever is predicted of them."""
+    """Candidates that were drawn at random and scored exactly, whatever is predicted of them."""
 
     rows: np.ndarray
-    """Sorted row numbers, shape (rows,)."""
+    """Sorted numbers of their rows, shape (rows,)."""
     exact: Float[np.ndarray, "rows points"]
-    predicted: Float[np.ndarray, "rows points"]
-    """By what was learned of the others."""
+    """The rows' scores."""
+    scores: Float[np.ndarray, " candidates"]
+    """The candidates' own."""
+    predicted: Float[np.ndarray, " candidates"]
+    """What tables of the other candidates say of them."""
     cut: float
     """Candidates that are predicted to score as much or more are scored exactly."""
 
@@ -77,7 +80,10 @@ def load_sample(folder: Path) -> Sample:
     """What a finished screening has drawn."""
     cut: float = json.loads((folder / CUT).read_text(encoding="utf-8"))["cut"]
     with np.load(folder / SAMPLE) as arrays:
-        return Sample(arrays["rows"], arrays["exact"], arrays["predicted"], cut)
+        rows, exact, scores, predicted = (
+            arrays[name] for name in ("rows", "exact", "scores", "predicted")
+        )
+    return Sample(rows, exact, scores, predicted, cut)
 
 
 def combination_of(run: Run) -> Combination:
@@ -98,40 +104,64 @@ def _screen(run: Run, method: str, draft: Draft) -> None:
     experiment = run.experiment
     screening = experiment.scores.screening
     assert screening is not None
-    usable, seed = usable_rows(run), derived_seed(experiment.seed, SCREENING)
+    usable, seed = _usable_candidates(run), derived_seed(experiment.seed, SCREENING)
     rng = np.random.default_rng(seed)
     count = min(max(1, round(screening.sample * len(usable))), MOST_SAMPLED)
     drawn = np.sort(rng.choice(len(usable), count, replace=False))
-    rows = usable.originals(drawn)
+    rows = run.examples.rows_of(usable.originals(drawn))
     sample = Subset(run.examples, rows)
     points = range(experiment.proxies.num_points)
-    with progress(f"{SCREENING}/{method}", len(points) * count, "rows") as advance:
+    with progress(f"{SCREENING}/{method}", len(points) * len(rows), "rows") as advance:
         slopes = np.stack([_slopes(run, method, i, sample, draft, advance) for i in points], 1)
     contexts = contexts_of(sample)
-    tables, predicted = fit_tables(contexts, slopes, seed)
+    owners = np.unique(run.examples.candidate_of_row[rows], return_inverse=True)[1]
+    tables, predicted = fit_tables(contexts, slopes, seed, owners)
     tables.save(draft.path)
-    np.savez(draft.path / SAMPLE, rows=rows, exact=contexts.means(slopes), predicted=predicted)
-    # The sample's own rows are predicted too well to say what the best share of the others is.
-    others = AllBut(usable, len(usable), drawn)
-    count_others = min(CUT_ROWS, len(others))
-    seen = np.sort(rng.choice(len(others), count_others, replace=False))
-    means = _candidate_means(run, method, tables, usable.originals(others.originals(seen)))
+    exact = contexts.means(slopes)
+    scores, unseen = (
+        _candidate_means(run, combined(run, method, values), rows) for values in (exact, predicted)
+    )
+    np.savez(draft.path / SAMPLE, rows=rows, exact=exact, scores=scores, predicted=unseen)
     wanted = max(0, round(screening.share * len(usable)) - count)
-    cut = float(np.quantile(means, 1 - wanted / len(others))) if len(others) else 0.0
+    cut = _cut(run, method, tables, AllBut(run.examples, len(usable), drawn), wanted, rng)
     write_json(draft.path / CUT, {"cut": cut})
-    draft.counts["rows"] = count
+    draft.counts.update(candidates=count, rows=len(rows))
+
+
+def _usable_candidates(run: Run) -> AllBut:
+    """Candidates of the first pool, in order, without those that are dropped."""
+    end = int(run.examples.candidate_of_row[run.num_first_rows - 1]) + 1
+    return AllBut(run.examples, end, run.droppable[run.droppable < end])
+
+
+def _cut(
+    run: Run,
+    method: str,
+    tables: "Tables",
+    others: AllBut,
+    wanted: int,
+    rng: np.random.Generator,
+) -> float:
+    """What so many of the candidates outside of the sample are predicted to reach.
+
+    Of those in it tables predict too well to say.
+    """
+    if not len(others):
+        return 0.0
+    seen = np.sort(rng.choice(len(others), min(CUT_CANDIDATES, len(others)), replace=False))
+    usable = _usable_candidates(run)
+    rows = run.examples.rows_of(usable.originals(others.originals(seen)))
+    values = combined(run, method, tables.predict(Subset(run.examples, rows)))
+    return float(np.quantile(_candidate_means(run, values, rows), 1 - wanted / len(others)))
 
 
 def _candidate_means(
-    run: Run, method: str, tables: "Tables", rows: np.ndarray
-) -> Float[np.ndarray, " rows"]:
-    """What is predicted of the candidates that rows belong to."""
-    candidates, at = np.unique(run.examples.candidate_of_row[rows], return_inverse=True)
-    own = run.examples.rows_of(candidates)
-    values = combined(run, method, tables.predict(Subset(run.examples, own)))
-    number = np.searchsorted(candidates, run.examples.candidate_of_row[own])
-    weights = np.maximum(run.examples.lengths_of(own) - 1, 1).astype(np.float64)
-    return weighted_mean(values, weights, number, len(candidates))[at]
+    run: Run, values: Float[np.ndarray, " rows"], rows: np.ndarray
+) -> Float[np.ndarray, " candidates"]:
+    """What rows' values come to for the candidates that they belong to, as scores do."""
+    owners, at = np.unique(run.examples.candidate_of_row[rows], return_inverse=True)
+    weights = np.maximum(run.examples.lengths_of(rows) - 1, 1).astype(np.float64)
+    return weighted_mean(values, weights, at, len(owners))
 
 
 def _slopes(
@@ -220,7 +250,7 @@ def _screened_columns(
 ) -> tuple[dict[str, np.ndarray], float, int]:
     """The same for a shard's rows, predicted where they need not be known; and how many are known.
 
-    What is only predicted is below the cut, and what is selected is above it.
+    Candidates are known whole or not at all, and those that are not are predicted below the cut.
     """
     from dsdm.datamodel.screening import load_tables
 

@@ -1,26 +1,21 @@
 """How much of what scoring the whole pool would select a screening has found, by its sample.
 
-The sample's rows are drawn at random and scored exactly, whatever is predicted of them, and each is
-predicted by what was learned of the others. So the share of its best rows that are predicted to be
-above the cut is what the screening finds of the best rows of the pool.
+The sample is drawn at random and scored exactly, whatever is predicted of it, and each candidate in
+it is predicted by what was learned of the others. So the share of its best candidates that are
+predicted to reach the cut is what the screening finds of the best in the pool.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
-import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
 from dsdm.evaluation.intervals import Interval, share_interval
 from dsdm.experiment import Experiment
-from dsdm.pipeline.run import Run
-from dsdm.pipeline.score_stages import SCREENING, combined, load_sample
-from dsdm.pipeline.select_stages import SELECTION
-
-FILLERS = 0.01
-"""Share of the selected that may be short candidates from far below, which fill a token budget."""
+from dsdm.pipeline.score_stages import SCREENING, load_sample
+from dsdm.selection.streaming import is_plain
 
 
 @dataclass(frozen=True)
@@ -30,45 +25,48 @@ class Screened:
     rows: int
     scored: int
     """Rows that were scored exactly."""
-    recall: Interval
-    """Of rows that score as much as the selected ones, the share that was scored exactly."""
+    recall: Interval | None
+    """Of candidates that score as much as the selected ones, the share that was scored exactly;
+    None where more than scores decides what is selected, or the sample holds none of them."""
     worth: float
-    """The same by what their scores are above the pool's mean: the best are missed least."""
+    """The same by what their scores are above the pool's mean; what takes the place of those that
+    were missed is not counted."""
 
     @property
     def text(self) -> str:
         """One sentence."""
+        found = f"{self.scored / self.rows:.1%} of {self.rows:,} rows scored exactly"
+        if self.recall is None:
+            return f"{found}; the sample can't say what they hold of the full selection"
         low, high = self.recall.low, self.recall.high
         return (
-            f"{self.scored / self.rows:.1%} of {self.rows:,} rows scored exactly; they hold an "
-            f"estimated {self.recall.mean:.0%} ({low:.0%} to {high:.0%}) of what scoring all would "
-            f"select, and {self.worth:.0%} of its gain"
+            f"{found}; they hold an estimated {self.recall.mean:.0%} ({low:.0%} to {high:.0%}) of "
+            f"what scoring all would select, and {self.worth:.0%} of its gain"
         )
 
 
 def screened_selection(run_folder: Path, experiment: Experiment) -> Screened | None:
     """What the selection in a run's folder is worth; None where its pool was not screened."""
     method = experiment.selecting_method
-    folder, selection = run_folder / SCREENING / method, run_folder / "selection" / SELECTION
+    folder, selection = run_folder / SCREENING / method, load_manifest(run_folder / "selection")
     manifests = [load_manifest(path) for path in (run_folder / "scores" / method).glob("[!.]*")]
     counts = [m.counts for m in manifests if m is not None and "scored" in m.counts]
-    if load_manifest(folder) is None or not counts or not selection.exists():
+    if load_manifest(folder) is None or not counts or selection is None:
         return None
-    moved: Experiment = msgspec.structs.replace(experiment, run=str(run_folder))
-    run, sample = Run(moved, reads_pool=False), load_sample(folder)
-    exact = combined(run, method, sample.exact)
-    selected = pq.read_table(selection, columns=["score"])["score"].to_numpy()
-    is_best = exact >= np.quantile(selected, FILLERS)
-    is_found = combined(run, method, sample.predicted) >= sample.cut
     rows, scored = (int(sum(one[name] for one in counts)) for name in ("rows", "scored"))
-    # The sample itself is scored whatever is predicted.
-    drawn = len(exact) / rows
+    chosen = selection.counts["candidates"] / selection.counts["pool_candidates"]
+    sample = load_sample(folder)
+    is_best = sample.scores >= np.quantile(sample.scores, 1 - chosen)
+    decided_by_scores = is_plain(experiment.selection) and not experiment.selection.random_share
+    if not decided_by_scores or not is_best.any():
+        return Screened(rows, scored, None, math.nan)
+    is_found = sample.predicted >= sample.cut
     found = share_interval(int((is_best & is_found).sum()), int(is_best.sum()))
-    gains = np.where(is_best, exact - exact.mean(), 0.0)
-    worth = float(gains[is_found].sum() / gains.sum()) if gains.any() else np.nan
-    return Screened(
-        rows,
-        scored,
-        Interval(*(drawn + (1 - drawn) * share for share in (found.mean, found.low, found.high))),
-        drawn + (1 - drawn) * worth,
+    gains = np.where(is_best, sample.scores - sample.scores.mean(), 0.0)
+    # The sample itself is scored whatever is predicted.
+    drawn = len(sample.rows) / rows
+    low, mean, high, worth = (
+        drawn + (1 - drawn) * share
+        for share in (found.low, found.mean, found.high, float(gains[is_found].sum() / gains.sum()))
     )
+    return Screened(rows, scored, Interval(mean, low, high), worth)
