@@ -192,7 +192,7 @@ def test_a_check_of_less_is_refused(tmp_path: Path, dsdm: Dsdm) -> None:
     )
     code, _, err = dsdm("check", experiment)
     assert code == 2
-    assert "scores that are slopes" in err
+    assert "no slopes along a direction" in err
 
 
 def test_more_checkpoints_than_steps_are_an_error(tmp_path: Path, dsdm: Dsdm) -> None:
