@@ -224,7 +224,10 @@ def test_a_budget_that_is_larger_than_the_pool(tiny: Path, dsdm: Dsdm) -> None:
         (["--pool.fils", "x"], "unknown field `fils` - at `$.pool`"),
         (["--proxies.train.lr", "fast"], "Expected `float`, got `str` - at `$.proxies.train.lr`"),
         (["--proxies.count", "0"], "`proxies` needs count >= 1"),
-        (["--directions.estimators", "[ekfc]"], "known are ekfac, gradient, less, metagradient, trak"),
+        (
+            ["--directions.estimators", "[ekfc]"],
+            "known are ekfac, gradient, less, metagradient, trak",
+        ),
         (["--method", "trak"], "`method` 'trak' is not in `directions.estimators`"),
         (["--selection.tokens", "5"], "exactly one budget"),
         (["--targets", "[]"], "at least one target"),
