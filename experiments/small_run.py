@@ -18,6 +18,7 @@ from dsdm.artifacts import COST
 from dsdm.experiment import Experiment
 from dsdm.pipeline import STAGES, Run, Workers, run_experiment
 from dsdm.pipeline.report import write_run_report
+from dsdm.pipeline.score_stages import SCREENING
 from dsdm.pipeline.workers import HERE
 
 TRAIN = {
@@ -26,8 +27,8 @@ TRAIN = {
     "checkpoint_seconds": 0.0,  # as often as it can: every 20 steps
     "precision": "float32",
 }
-STAGE_NAMES = (*STAGES, "report")
-"""The stages that `run_all` goes through and announces."""
+STAGE_NAMES = (*(stage for stage in STAGES if stage != SCREENING), "report")
+"""The stages that `run_all` goes through: backward scores are not screened."""
 OF_TIMES = {"costs", "cost_note"}
 """Parts of figures.json that are other ones each time."""
 
@@ -70,10 +71,13 @@ def run_all(
 ) -> Run:
     """The run and its report; `begins` is called with each stage's name before it."""
     following = dict(itertools.pairwise(STAGE_NAMES))
+
+    def announce(stage: str, made: int, total: int) -> None:
+        if stage in following:
+            begins(following[stage])
+
     begins(STAGE_NAMES[0])
-    run = run_experiment(
-        experiment, workers=workers, announce=lambda stage, made, total: begins(following[stage])
-    )
+    run = run_experiment(experiment, workers=workers, announce=announce)
     write_run_report(run.folder)
     return run
 

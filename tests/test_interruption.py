@@ -37,7 +37,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path: Path) -> 
     # The last run, whose folder is still there, is a whole one.
     names = list(contents(tmp_path / "soak" / "world" / "run"))
     assert sum(name.endswith("_manifest.json") for name in names) >= 20
-    assert {Path(name).parts[0] for name in names} >= set(STAGE_NAMES) - {"report", "screening"}
+    assert {Path(name).parts[0] for name in names} >= set(STAGE_NAMES) - {"report"}
     assert not [name for name in names if any(p.startswith(".") for p in Path(name).parts)]
 
 
