@@ -108,10 +108,6 @@ class Experiment(Config):
 
         if LESS in self.directions.estimators and not self.proxies.moments:
             raise ValueError("`less` needs Adam's moments: set proxies.moments to true")
-        if METAGRADIENT in self.directions.estimators and self.directions.output != "loglik":
-            raise ValueError(
-                "`metagradient` is of the loss that was trained: set directions.output to loglik"
-            )
         if METAGRADIENT in self.directions.estimators:
             self._check_metagradient()
         self._check_screening()
@@ -120,6 +116,10 @@ class Experiment(Config):
 
     def _check_metagradient(self) -> None:
         checkpoints, tail = self.proxies.checkpoints, self.directions.tail
+        if self.directions.output != "loglik":
+            raise ValueError(
+                "`metagradient` is of the loss that was trained: set directions.output to loglik"
+            )
         if checkpoints > 1 and self.scores.cosine:
             raise ValueError(
                 "`metagradient`: what a checkpoint counts for is in its direction's length, which "
@@ -132,27 +132,24 @@ class Experiment(Config):
             )
 
     def _check_screening(self) -> None:
-        names = [target.name for target in self.targets]
-        wanted = scored_targets(names, self.scores)
+        screening = self.scores.screening
+        if screening is None:
+            return
+        wanted = scored_targets([target.name for target in self.targets], self.scores)
         is_forward = wanted == [MIX] and scores_forward(self.scores, 1)
-        if self.scores.screening and (not is_forward or LESS in self.directions.estimators):
+        if not is_forward or LESS in self.directions.estimators:
             raise ValueError(
                 "`scores.screening` is for forward scores of the targets' mix: leave `method` auto "
                 "or forward, cosine and per_target false and per_example 0, and take no `less`"
             )
-        if self.scores.screening is None:
-            return
-        share, budget = self.scores.screening.share, self.selection.fraction or 0.0
-        factors = [
-            arm.budget * self.compare.epochs / (arm.epochs or self.compare.epochs)
-            for arm in self.compared_arms
-            if self.compare and arm.kind == "top"
-        ]
-        if max([1.0, *factors]) * budget > share:
+        arms, epochs = self.compared_arms, self.compare.epochs if self.compare else 1.0
+        most = max([1.0, *(arm.times_selected(epochs) for arm in arms if arm.kind == "top")])
+        if most * (self.selection.fraction or 0.0) > screening.share:
             raise ValueError(
-                f"`scores.screening.share` {share:g} is less than what is selected: give more"
+                f"`scores.screening.share` {screening.share:g} is less than what is selected: give "
+                "more"
             )
-        if any(arm.kind == "bottom" for arm in self.compared_arms):
+        if any(arm.kind == "bottom" for arm in arms):
             raise ValueError("`bottom` needs all scores: leave that arm, or scores.screening, out")
 
     @property

@@ -44,7 +44,7 @@ def replay_of(smoothing: float = 0.0) -> Replay:
 def checkpoints(count: int) -> list[PreTrainedModel]:
     """The model at the ends of equal parts of the training."""
     models = []
-    trainer = Trainer(tiny_model(), ROWS, ORDER, TRAIN, Path("unused"), "", {})
+    trainer = Trainer(tiny_model(), ROWS, ORDER, TRAIN)
     for number in range(count):
         while trainer.step < round(len(trainer.steps) * (number + 1) / count):
             trainer.take_step()
@@ -79,7 +79,7 @@ class Weighted(Trainer):
 
 
 def output_after(row: int, extra: float, target: Rows) -> float:
-    trainer = Weighted(tiny_model(), ROWS, ORDER, TRAIN, Path("unused"), "", {})
+    trainer = Weighted(tiny_model(), ROWS, ORDER, TRAIN)
     trainer.row, trainer.extra = row, extra
     while trainer.step < len(trainer.steps):
         trainer.take_step()

@@ -58,7 +58,7 @@ class Weighted(Trainer):
 
 
 def loss_after(name: str, config: TrainConfig, step: int, row: int, extra: float) -> float:
-    trainer = Weighted(tiny_model(name), ROWS, ORDER, config, Path("unused"), "", {})
+    trainer = Weighted(tiny_model(name), ROWS, ORDER, config)
     trainer.changed, trainer.row, trainer.extra = step, row, extra
     while trainer.step < len(trainer.steps):
         trainer.take_step()
@@ -80,14 +80,14 @@ def test_a_rows_weight_at_a_step_changes_the_targets_loss_as_foretold(
         batch_tokens=40, micro_batch_tokens=30, lr=0.003, precision="float32", clip=clip
     )
     num_steps = len(plan_steps(ROWS.lengths[ORDER], config.batch_tokens))
-    trainer = Trainer(tiny_model(name), ROWS, ORDER, config, Path("unused"), "", {})
+    trainer = Trainer(tiny_model(name), ROWS, ORDER, config)
     found = {one.step: one for one in influences(name, config)}
     assert sorted(found) == list(range(num_steps))
     for step in (0, num_steps // 2, num_steps - 1):
         while trainer.step < step:
             trainer.take_step()
         # One that the step trains on: Adam has no derivative where a gradient is exactly 0.
-        row = int(ORDER[trainer.steps[step]][0])
+        row = int(trainer.rows_of(step)[0])
         gradient = row_gradient(trainer.model, row)
         up, down = (loss_after(name, config, step, row, extra) for extra in (1e-6, -1e-6))
         expected = (up - down) / 2e-6

@@ -71,7 +71,7 @@ class ScreeningConfig(Config):
     """What part of the pool is scored exactly; the rest is predicted to be worse."""
 
     sample: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.06
-    """Share of the rows, drawn at random, that predictions are learned from; 50,000 at most."""
+    """Share of the candidates, drawn at random, that is learned from; 50,000 at most."""
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
     """Share of the candidates that are scored exactly, the sample included: those that are
     predicted to be best. Give more than twice what you select."""

@@ -17,7 +17,7 @@ from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.gradients import Factors, factors_of
 from dsdm.datamodel.layers import Layer, layers_named
-from dsdm.errors import NumericalError
+from dsdm.datamodel.scoring import finite
 from dsdm.lm.config import Output
 from dsdm.lm.moments import Moments
 
@@ -85,12 +85,7 @@ def score_unit(
         lengths = squares.sqrt()
         scores[indices] = torch.where(lengths == 0, 0.0, products / lengths).numpy()
         advance(len(indices))
-    if not np.isfinite(scores).all():
-        raise NumericalError(
-            f"{directions[0].method}: some of {len(scores)} scores are NaN or infinite. Check the "
-            "proxy's weights and training loss."
-        )
-    return scores
+    return finite(scores, directions[0].method)
 
 
 def cosine_scores(

@@ -82,13 +82,7 @@ def estimate_directions(
     if method == LESS:
         _save_as_they_are(question, directions, config, scores, draft)
         return
-    rows = _calibration_rows(question.pool, config, scores)
-    exact = _exact(question.model, directions, rows, config, scores)
-    spreads = _spreads(exact)
-    directions = [direction.scaled(1 / spreads[direction.target]) for direction in directions]
-    exact = {target: values / spreads[target] for target, values in exact.items()}
-    spread_of_mix = _spread_of_mix(exact, question.weights)
-    _save(question, directions, exact, spread_of_mix, rows, config, scores, draft)
+    _save_at_unit_spread([question], [directions], config, scores, {0: draft})
 
 
 def estimate_of_training(
@@ -112,27 +106,16 @@ def estimate_of_training(
         drafts: Where to write, by the checkpoint's number; only these are written.
         advance: Called with the tokens that were trained on or followed back.
     """
-    last, count = questions[-1], len(questions)
-    rows = _calibration_rows(last.pool, config, scores)
+    last = questions[-1]
     targets = _asked(last, scores)
-    found = metagradient_directions(replay, targets, count, config, advance)
+    found = metagradient_directions(replay, targets, len(questions), config, advance)
     points = [
         [Direction(tensors, METAGRADIENT, target, one.proxy) for target, tensors in of.items()]
         for one, of in zip(questions, found, strict=True)
     ]
     for direction in (direction for directions in points for direction in directions):
         check_direction(direction)
-    exact = [
-        _exact(one.model, directions, rows, config, scores)
-        for one, directions in zip(questions, points, strict=True)
-    ]
-    spreads = _spreads({t: np.mean([one[t] for one in exact], axis=0) for t in targets})
-    exact = [{t: values / spreads[t] for t, values in one.items()} for one in exact]
-    means = {t: np.mean([one[t] for one in exact], axis=0) for t in targets}
-    spread_of_mix = _spread_of_mix(means, last.weights)
-    for number, draft in drafts.items():
-        scaled = [direction.scaled(1 / spreads[direction.target]) for direction in points[number]]
-        _save(questions[number], scaled, exact[number], spread_of_mix, rows, config, scores, draft)
+    _save_at_unit_spread(questions, points, config, scores, drafts)
     passes = replay_passes(len(targets), config.tail)
     flops = passes * replay.num_tokens * flops_per_token(last.model, replay.longest)
     # What all of them took together, as the seconds are.
@@ -141,31 +124,38 @@ def estimate_of_training(
         draft.flops = flops
 
 
-def _save(
-    question: Question,
-    directions: list[Direction],
-    exact: dict[str, np.ndarray],
-    spread_of_mix: float,
-    rows: Subset,
+def _save_at_unit_spread(
+    questions: Sequence[Question],
+    points: Sequence[Sequence[Direction]],
     config: DirectionsConfig,
     scores: ScoresConfig,
-    draft: Draft,
+    drafts: Mapping[int, Draft],
 ) -> None:
-    """Writes the directions, their mix, their exact scores of `rows`, and the steps to score by."""
-    parts = [direction for direction in directions if direction.target in question.weights]
-    mix = add_directions(parts, [question.weights[d.target] / spread_of_mix for d in parts], MIX)
-    for direction in [*directions, mix]:
-        check_direction(direction)
-    calibrations = _calibrate(question.model, [*directions, mix], rows, config, scores)
-    steps = {n: {"step": c.step, "correlation": c.correlation} for n, c in calibrations.items()}
-    passes = EXACT_PASSES * len(directions) + sum(c.passes for c in calibrations.values())
-    row_flops = flops_per_token(question.model, int(rows.lengths.max()))
-    draft.flops += passes * float(rows.lengths.sum()) * row_flops
-    for direction in [*directions, mix]:
-        save_direction(direction, direction_path(draft.path, direction.target))
-    save_exact(draft.path, rows.indices, exact)
-    write_json(draft.path / CALIBRATION, {"mix_spread": spread_of_mix, "steps": steps})
-    draft.counts["directions"] = len(directions) + 1
+    """Writes directions at one point or several, and their mix, with the steps to score them by.
+
+    Of several it is the mean of a row's scores at all points that has unit spread.
+    """
+    last = questions[-1]
+    rows = _calibration_rows(last.pool, config, scores)
+    exact = [
+        _exact(one.model, directions, rows, config, scores)
+        for one, directions in zip(questions, points, strict=True)
+    ]
+    means = {target: np.mean([one[target] for one in exact], axis=0) for target in exact[0]}
+    spreads = _spreads(means, points[0][0].method)
+    unit = {target: values / spreads[target] for target, values in means.items()}
+    spread_of_mix = _spread_of_mix(unit, last.weights)
+    for number, draft in drafts.items():
+        model = questions[number].model
+        directions = [d.scaled(1 / spreads[d.target]) for d in points[number]]
+        mix = _mix(directions, last.weights, spread_of_mix)
+        check_direction(mix)
+        calibrations = _calibrate(model, [*directions, mix], rows, config, scores)
+        steps = {n: {"step": c.step, "correlation": c.correlation} for n, c in calibrations.items()}
+        passes = EXACT_PASSES * len(directions) + sum(c.passes for c in calibrations.values())
+        draft.flops += passes * _flops_of(model, rows)
+        own = {target: values / spreads[target] for target, values in exact[number].items()}
+        _write(draft, [*directions, mix], rows, own, spread_of_mix, steps)
 
 
 def _save_as_they_are(
@@ -180,14 +170,30 @@ def _save_as_they_are(
     rows = _calibration_rows(question.pool, config, scores)
     change = AdamSteps(load_moments(question.moments, question.model.device))
     found = score_unit(question.model, directions, rows, "loglik", scores, change=change)
-    row_flops = flops_per_token(question.model, int(rows.lengths.max()))
-    draft.flops += BACKWARD_PASSES * float(rows.lengths.sum()) * row_flops
+    draft.flops += BACKWARD_PASSES * _flops_of(question.model, rows)
+    exact = {d.target: column for d, column in zip(directions, found.T, strict=True)}
+    _write(draft, directions, rows, exact, 1.0, {})
+
+
+def _write(
+    draft: Draft,
+    directions: Sequence[Direction],
+    rows: Subset,
+    exact: Mapping[str, np.ndarray],
+    spread_of_mix: float,
+    steps: Mapping[str, Mapping[str, float]],
+) -> None:
+    """What a finished folder holds: directions, their exact scores of `rows`, how to score."""
     for direction in directions:
         save_direction(direction, direction_path(draft.path, direction.target))
-    exact = {d.target: column for d, column in zip(directions, found.T, strict=True)}
     save_exact(draft.path, rows.indices, exact)
-    write_json(draft.path / CALIBRATION, {"mix_spread": 1.0, "steps": {}})
+    write_json(draft.path / CALIBRATION, {"mix_spread": spread_of_mix, "steps": steps})
     draft.counts["directions"] = len(directions)
+
+
+def _flops_of(model: PreTrainedModel, rows: Subset) -> float:
+    """Of one forward pass over rows."""
+    return float(rows.lengths.sum()) * flops_per_token(model, int(rows.lengths.max()))
 
 
 def direction_path(folder: Path, target: str) -> Path:
@@ -255,14 +261,14 @@ def _exact(
     }
 
 
-def _spreads(exact: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _spreads(exact: Mapping[str, np.ndarray], method: str) -> dict[str, float]:
     """The standard deviation of each target's scores."""
     spreads = {target: float(values.std()) for target, values in exact.items()}
     for target, spread in spreads.items():
         if not spread > 0:
             raise NumericalError(
-                f"direction for {target}: its scores on {len(exact[target])} rows of the pool are "
-                "all the same. It can't rank candidates."
+                f"direction {method} for {target}: its scores on "
+                f"{len(exact[target])} rows of the pool are all the same. It can't rank candidates."
             )
     return spreads
 
@@ -273,6 +279,12 @@ def _spread_of_mix(exact: Mapping[str, np.ndarray], weights: Mapping[str, float]
     if not spread > 0:
         raise NumericalError("the targets' directions cancel each other: set their weights.")
     return spread
+
+
+def _mix(directions: Sequence[Direction], weights: Mapping[str, float], spread: float) -> Direction:
+    """The weighted sum of the targets' directions, over the spread of its scores."""
+    parts = [direction for direction in directions if direction.target in weights]
+    return add_directions(parts, [weights[d.target] / spread for d in parts], MIX)
 
 
 def _calibrate(

@@ -7,6 +7,7 @@ backward pass for all directions, where they move only layers and tables. Both g
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -105,15 +106,32 @@ def score_forward(
 ) -> Float[np.ndarray, " rows"]:
     """(f(theta + step u) - f(theta - step u)) / (2 step) for every row, in nats per unit of u."""
     scores = np.zeros(len(rows.lengths))
+
+    def keep(indices: np.ndarray, slopes: np.ndarray) -> None:
+        scores[indices] = slopes
+        advance(len(indices))
+
+    outputs = partial(example_outputs, output=output)
+    each_slope(model, direction, rows, outputs, step, config, keep)
+    return finite(scores, direction.method)
+
+
+def each_slope(
+    model: PreTrainedModel,
+    direction: Direction,
+    rows: Rows,
+    outputs: Callable[[PreTrainedModel, Batch], Tensor],
+    step: float,
+    config: ScoresConfig,
+    keep: Callable[[np.ndarray, np.ndarray], None],
+) -> None:
+    """Calls `keep` with the rows' indices and the slopes of what `outputs` gives, by batches."""
     above, below = perturbed(model, direction, step), perturbed(model, direction, -step)
     with torch.inference_mode(), autocast(model.device, config.precision):
         for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
             # Differences are taken in fp64: both outputs are near each other.
-            upper = example_outputs(above, batch, output).double()
-            lower = example_outputs(below, batch, output).double()
-            scores[indices] = ((upper - lower) / (2 * step)).cpu().numpy()
-            advance(len(indices))
-    return _finite(scores, direction.method)
+            upper, lower = outputs(above, batch).double(), outputs(below, batch).double()
+            keep(indices, ((upper - lower) / (2 * step)).cpu().numpy())
 
 
 def score_backward(
@@ -147,7 +165,7 @@ def score_backward(
         slopes = sum(_contract(layer, stacks[name]) for name, layer in factors.items())
         scores[np.ix_(indices, columns)] = slopes.double().cpu().numpy()  # type: ignore[union-attr]
         advance(len(indices))
-    return _finite(scores, directions[0].method)
+    return finite(scores, directions[0].method)
 
 
 def exact_scores(
@@ -168,7 +186,7 @@ def exact_scores(
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             slopes = torch.func.jvp(outputs, weights, tangents)[1]
         scores[indices] = slopes.double().cpu().numpy()
-    return _finite(scores, direction.method)
+    return finite(scores, direction.method)
 
 
 def perturbed(model: PreTrainedModel, direction: Direction, step: float) -> PreTrainedModel:
@@ -228,7 +246,8 @@ def _contract(
     return torch.cat(slopes)
 
 
-def _finite(scores: np.ndarray, method: str) -> np.ndarray:
+def finite(scores: np.ndarray, method: str) -> np.ndarray:
+    """The scores; raises NumericalError where a row has one that is NaN or infinite."""
     bad = np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(1))
     if len(bad):
         raise NumericalError(

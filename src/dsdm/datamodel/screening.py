@@ -10,21 +10,20 @@ the tables were not made of.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from transformers import PreTrainedModel
 
-from dsdm.data.batches import Rows, Subset, iter_batches
+from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.scoring import Advance, perturbed
-from dsdm.errors import ArtifactError, DataError, NumericalError
+from dsdm.datamodel.scoring import Advance, each_slope, finite
+from dsdm.errors import ArtifactError, DataError
 from dsdm.lm.config import Output
-from dsdm.lm.model import autocast
 from dsdm.lm.outputs import token_outputs
 
 FILE = "tables.npz"
@@ -32,7 +31,7 @@ SHRINKAGE = (1.0, 1.0, 2.0, 4.0)
 """What is added to the times that an entry was seen, for the token, the one before, pairs, triples.
 Heavier is worse on the comparison's pool (experiments/LOG.md, 2026-11-28)."""
 MOST_SAMPLED = 50_000
-"""Rows: more than tables of pairs and triples gain from."""
+"""Candidates: more than tables of pairs and triples gain from."""
 FOLDS = 5
 FEWEST = 5 * FOLDS
 """Candidates that a sample needs."""
@@ -97,23 +96,17 @@ def token_slopes(
     A row's mean is its score by `score_forward`.
     """
     found: list[np.ndarray] = [np.zeros(0)] * len(rows.lengths)
-    above, below = perturbed(model, direction, step), perturbed(model, direction, -step)
-    with torch.inference_mode(), autocast(model.device, config.precision):
-        for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
-            upper = token_outputs(above, batch, output).double()
-            lower = token_outputs(below, batch, output).double()
-            slopes = ((upper - lower) / (2 * step)).cpu().numpy()
-            for line, index in zip(slopes, indices.tolist(), strict=True):
-                counted = rows.row(index).is_counted[1:]
-                found[index] = line[: len(counted)][counted]
-            advance(len(indices))
-    slopes = np.concatenate(found)
-    if not np.isfinite(slopes).all():
-        raise NumericalError(
-            f"{direction.method}: some of {len(slopes)} slopes are NaN or infinite. Check the "
-            "proxy's weights and training loss."
-        )
-    return slopes
+
+    def keep(indices: np.ndarray, slopes: np.ndarray) -> None:
+        for line, index in zip(slopes, indices.tolist(), strict=True):
+            counted = rows.row(index).is_counted[1:]
+            found[index] = line[: len(counted)][counted]
+        advance(len(indices))
+
+    outputs = partial(token_outputs, output=output)
+    each_slope(model, direction, rows, outputs, step, config, keep)
+    finite(np.array([slopes.sum() for slopes in found]), direction.method)
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)
@@ -133,14 +126,17 @@ class Tables:
         predicted = np.zeros((num_rows, self.weights.shape[1]))
         for start in range(0, num_rows, ROWS_AT_ONCE):
             part = np.arange(start, min(start + ROWS_AT_ONCE, num_rows))
-            predicted[part] = _combine(self._features(_part(rows, part)), self.weights)
+            features = self._features(contexts_of(Subset(rows, part)))
+            predicted[part] = _combine(features, self.weights)
         return predicted
 
-    def _features(self, contexts: Contexts) -> list[np.ndarray]:
-        return [
+    def _features(self, contexts: Contexts) -> Float[np.ndarray, "tables rows columns"]:
+        """The mean of what each row's tokens have in each table."""
+        means = [
             contexts.means(_looked_up(keys, values, wanted))
             for keys, values, wanted in zip(self.keys, self.values, contexts.keys, strict=True)
         ]
+        return np.stack(means)
 
     def save(self, folder: Path) -> None:
         """Writes the tables into a folder."""
@@ -191,22 +187,15 @@ def fit_tables(
             f"{FEWEST} are needed. Give a larger `sample`, or score all (`screening: null`)."
         )
     fold_of = (np.random.default_rng(seed).permutation(num_groups) % FOLDS)[groups]
-    shape = (contexts.num_rows, slopes.shape[1])
-    unseen = [np.zeros(shape) for _ in SHRINKAGE]
+    unseen = np.zeros((len(SHRINKAGE), *scores.shape))
     for fold in range(FOLDS):
         others, tokens = contexts.of_rows(fold_of != fold)
         own, _ = contexts.of_rows(fold_of == fold)
-        for all_rows, here in zip(
-            unseen, _learn(others, slopes[tokens])._features(own), strict=True
-        ):
-            all_rows[fold_of == fold] = here
-    weights = np.stack(
-        [
-            np.linalg.lstsq(_design(unseen, column), scores[:, column], rcond=None)[0]
-            for column in range(shape[1])
-        ],
-        axis=1,
-    )
+        unseen[:, fold_of == fold] = _learn(others, slopes[tokens])._features(own)
+    constant = np.ones((1, *scores.shape))
+    designs = np.concatenate([unseen, constant]).transpose(2, 1, 0)
+    fits = [np.linalg.lstsq(*pair, rcond=None)[0] for pair in zip(designs, scores.T, strict=True)]
+    weights = np.stack(fits, axis=1)
     whole = _learn(contexts, slopes)
     return Tables(whole.keys, whole.values, weights), _combine(unseen, weights)
 
@@ -238,15 +227,8 @@ def _looked_up(
     return np.where((keys[at] == wanted)[:, None], values[at], 0.0)
 
 
-def _design(features: Sequence[np.ndarray], column: int) -> np.ndarray:
-    means = [feature[:, column] for feature in features]
-    return np.stack([*means, np.ones(len(means[0]))], 1)
-
-
-def _combine(features: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    columns = range(weights.shape[1])
-    return np.stack([_design(features, column) @ weights[:, column] for column in columns], 1)
-
-
-def _part(rows: Rows, indices: np.ndarray) -> Contexts:
-    return contexts_of(Subset(rows, indices))
+def _combine(
+    features: Float[np.ndarray, "tables rows columns"],
+    weights: Float[np.ndarray, "tables_and_one columns"],
+) -> Float[np.ndarray, "rows columns"]:
+    return np.asarray((features * weights[:-1, None]).sum(0) + weights[-1])

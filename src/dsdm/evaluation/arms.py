@@ -101,6 +101,10 @@ class Arm:
     budget: float = 1.0
     """Training tokens, as a multiple of the comparison's."""
 
+    def times_selected(self, epochs: float) -> float:
+        """What it is trained on, as a multiple of the selection, where others have `epochs`."""
+        return self.budget * epochs / (self.epochs or epochs)
+
 
 def parse_arm(name: str, selecting_method: str, methods: tuple[str, ...]) -> Arm:
     """The arm called `name`.

@@ -12,9 +12,7 @@ REPLAY and MAGIC: Engstrom et al. 2025 (arXiv:2503.13751), Ilyas & Engstrom 2025
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -80,9 +78,7 @@ class Replay:
                 itself moves a weight whose gradient was always 0 by the whole learning rate as
                 soon as there is the least one: its derivative says nothing of what a row does.
         """
-        # No checkpoint is ever due, so the folder for them is never made.
-        config = msgspec.structs.replace(config, checkpoint_seconds=math.inf)
-        self._trainer = Trainer(model, rows, order, config, Path("unused"), "", {})
+        self._trainer = Trainer(model, rows, order, config)
         self._smoothing = smoothing
         self.first_step = min(round((1 - tail) * self.num_steps), self.num_steps - 1)
         self._kept: list[State] = []
@@ -128,7 +124,7 @@ class Replay:
         for state in self._states_backwards():
             influence, later = self._step_back(state, later)
             yield influence
-            part = self._trainer.order[self._trainer.steps[state.step]]
+            part = self._trainer.rows_of(state.step)
             advance(int(lengths_of(self._trainer.rows, part).sum()))
 
     def _states_backwards(self) -> Iterator[State]:
@@ -148,7 +144,7 @@ class Replay:
     ) -> tuple[Influence, list["_Adjoint"]]:
         trainer, config = self._trainer, self._trainer.config
         trainer.go_back(state)
-        part = trainer.order[trainer.steps[state.step]]
+        part = trainer.rows_of(state.step)
         trainer.backward(part)
         gradient = {
             name: torch.zeros_like(p).double() if p.grad is None else p.grad.double()

@@ -155,17 +155,18 @@ class Trainer:
         rows: Rows,
         order: np.ndarray,
         config: TrainConfig,
-        work: Path,
-        fingerprint: str,
-        kept: Mapping[int, Path],
+        work: Path | None = None,
+        fingerprint: str = "",
+        kept: Mapping[int, Path] = MappingProxyType({}),
     ) -> None:
+        """As `train`; without `work` there are no checkpoints."""
         self.model = model
         self.kept = kept
         self.rows = rows
         self.order = order
         self.config = config
         self.content = training_content(config)
-        self.checkpoint = work / CHECKPOINT
+        self.checkpoint = None if work is None else work / CHECKPOINT
         self.steps = plan_steps(lengths_of(rows, order), config.batch_tokens, config.batch_rows)
         self.optimizer = _make_optimizer(model, config)
         self.device = next(model.parameters()).device
@@ -184,7 +185,7 @@ class Trainer:
 
     def take_step(self) -> int:
         """Trains on the next batch; returns its tokens."""
-        part = self.order[self.steps[self.step]]
+        part = self.rows_of(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step, len(self.steps))
         self._losses.append(self.backward(part))
@@ -198,9 +199,14 @@ class Trainer:
             self._keep(self.kept[self.step])
         if self.step % 20 == 0 or self.step == len(self.steps):
             self._log()
-            if time.monotonic() - self._saved > self.config.checkpoint_seconds:
-                self.save()
+            is_due = time.monotonic() - self._saved > self.config.checkpoint_seconds
+            if self.checkpoint is not None and is_due:
+                self.save(self.checkpoint)
         return tokens
+
+    def rows_of(self, step: int) -> np.ndarray:
+        """The row indices that a step trains on."""
+        return self.order[self.steps[step]]
 
     def backward(self, part: np.ndarray) -> Tensor:
         """Adds the gradient of a step's loss to the parameters'; returns the loss."""
@@ -272,9 +278,9 @@ class Trainer:
         """The parameters that training moves, by name."""
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
-    def save(self) -> None:
+    def save(self, checkpoint: Path) -> None:
         """Writes a checkpoint; the one before is replaced only once this one is whole."""
-        with writing(self.checkpoint, config=self.content, inputs=self.inputs) as draft:
+        with writing(checkpoint, config=self.content, inputs=self.inputs) as draft:
             weights = {name: p.detach() for name, p in self.trained()}
             save_file(
                 {k: v.contiguous() for k, v in weights.items()}, draft.path / "weights.safetensors"
@@ -286,25 +292,28 @@ class Trainer:
 
     def resume(self) -> None:
         """Continues from the checkpoint, where there is one."""
-        with disk_errors(self.checkpoint):
-            restore(self.checkpoint)
-        manifest = load_manifest(self.checkpoint)
+        checkpoint = self.checkpoint
+        if checkpoint is None:
+            return
+        with disk_errors(checkpoint):
+            restore(checkpoint)
+        manifest = load_manifest(checkpoint)
         if manifest is None:
             return
         changes = differences(manifest.config, self.content)
         changes += differences(manifest.inputs, self.inputs)
         if changes:
             raise ArtifactError(
-                f"{self.checkpoint}: belongs to another training ({'; '.join(changes)}). "
+                f"{checkpoint}: belongs to another training ({'; '.join(changes)}). "
                 "Restore the old setting, or delete this folder to begin this training again."
             )
-        check_contents(self.checkpoint)
-        weights = load_file(self.checkpoint / "weights.safetensors")
+        check_contents(checkpoint)
+        weights = load_file(checkpoint / "weights.safetensors")
         with torch.no_grad():
             for name, parameter in self.trained():
                 parameter.copy_(weights[name])
-        _load_optimizer(self.optimizer, load_file(self.checkpoint / "optimizer.safetensors"))
-        progress: dict[str, Any] = json.loads((self.checkpoint / "progress.json").read_text())
+        _load_optimizer(self.optimizer, load_file(checkpoint / "optimizer.safetensors"))
+        progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())
         self.step, self.tokens = progress["step"], progress["tokens"]
         self.metrics, self.seconds_before = progress["metrics"], progress["seconds"]
 

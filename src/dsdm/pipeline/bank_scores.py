@@ -23,7 +23,7 @@ from dsdm.pipeline.data_stages import examples_work
 from dsdm.pipeline.model_stages import directions_work, proxies_work
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.score_stages import scores_work
-from dsdm.pipeline.scores_table import SCORES, load_scores, weighted_mean, write_candidate_scores
+from dsdm.pipeline.scores_table import SCORES, candidate_means, load_scores, write_candidate_scores
 from dsdm.pipeline.select_stages import merged_scores_work
 from dsdm.pipeline.work import Work, fingerprints, progress
 
@@ -137,11 +137,9 @@ def _write_cosines(run: Run, number: int, gradient: Path, draft: Draft) -> None:
         )
     seq = int(examples.lengths.max())
     draft.flops = BACKWARD_PASSES * examples.num_tokens * flops_per_token(model, seq)
-    # As a candidate's other scores: by predictions, of which a row of n tokens has n - 1.
-    weights = np.maximum(examples.lengths - 1, 1).astype(np.float64)
     columns = {
-        f"{COSINE}.{number}.{target}": weighted_mean(
-            cosines[:, i], weights, examples.candidate_of_row, examples.num_candidates
+        f"{COSINE}.{number}.{target}": candidate_means(
+            cosines[:, i], examples.lengths, examples.candidate_of_row, examples.num_candidates
         )
         for i, target in enumerate(_targets(run))
     }

@@ -28,9 +28,8 @@ from dsdm.pipeline.check_stages import (
     sampled_rows,
     samples_work,
     seen_rows,
-    target_weights,
 )
-from dsdm.pipeline.model_stages import proxies_work
+from dsdm.pipeline.model_stages import proxies_work, target_weights
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work, fingerprints, finished_counts, perform
 from dsdm.pipeline.workers import HERE, Workers

@@ -24,6 +24,7 @@ from dsdm.pipeline.model_stages import (
     directions_seed,
     directions_work,
     target_rows,
+    target_weights,
     training_folder,
     usable_rows,
 )
@@ -130,11 +131,6 @@ def tune_rows(run: Run, config: CheckConfig) -> dict[str, Rows]:
         name: Subset(rows, spread_out(len(rows.lengths), config.tune_examples))
         for name, rows in target_rows(run, "tune").items()
     }
-
-
-def target_weights(run: Run) -> dict[str, float]:
-    """What each target counts for in the mix."""
-    return {target.name: target.weight for target in run.experiment.targets}
 
 
 def _selecting_directions(run: Run) -> list[Work]:

@@ -122,7 +122,7 @@ def own_cost(artifact: Path) -> MethodCost:
     made in one pass for checkpoints of one estimator, which share it.
     """
     cost = load_cost(artifact)
-    parts = cost["made_with"] if "directions" in artifact.parts[-3:-1] else 1.0
+    parts = cost["made_with"] if artifact.parts[-3] == "directions" else 1.0
     return MethodCost(cost["flops"] / parts, cost["seconds"] / parts)
 
 

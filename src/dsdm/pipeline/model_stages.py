@@ -59,7 +59,7 @@ def directions_work(run: Run) -> Iterator[Work]:
             proxy = proxies[number // checkpoints]
             config = {
                 "estimator": method,
-                "weights": {target.name: target.weight for target in experiment.targets},
+                "weights": target_weights(run),
                 "directions": _without(experiment.directions, "estimators"),
                 "scores": msgspec.structs.replace(experiment.scores, screening=None),
             }
@@ -98,6 +98,11 @@ def usable_rows(run: Run) -> AllBut:
 def target_rows(run: Run, part: Part) -> dict[str, Rows]:
     """One part of every target, by name."""
     return {target.name: run.target(target.name, part) for target in run.experiment.targets}
+
+
+def target_weights(run: Run) -> dict[str, float]:
+    """What each target counts for in the mix."""
+    return {target.name: target.weight for target in run.experiment.targets}
 
 
 def derived_seed(*purpose: object) -> int:
@@ -298,7 +303,7 @@ def _question(run: Run, number: int, proxy: str) -> "Question":
         model=run.point(number),
         proxy=proxy,
         targets=target_rows(run, "fit"),
-        weights={target.name: target.weight for target in run.experiment.targets},
+        weights=target_weights(run),
         pool=usable_rows(run),
         seed=directions_seed(run, number),
         moments=run.point_folder(number),

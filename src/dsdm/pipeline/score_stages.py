@@ -15,9 +15,9 @@ from dsdm.data.examples import Shard
 from dsdm.data.sequences import AllBut, Rows, Subset
 from dsdm.datamodel.config import LESS, MIX, scored_targets, scores_forward
 from dsdm.pipeline.data_stages import examples_work
-from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one
+from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one, target_weights
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.scores_table import SCORES, Combination, weighted_mean, write_scores
+from dsdm.pipeline.scores_table import SCORES, Combination, candidate_means, write_scores
 from dsdm.pipeline.work import Advance, Pass, Work, fingerprints, progress
 
 if TYPE_CHECKING:
@@ -46,10 +46,12 @@ def screening_work(run: Run) -> Iterator[Work]:
 
 def scores_work(run: Run) -> Iterator[Work]:
     """For each estimator, one shard of scores for each shard of examples."""
-    made_before = [*directions_work(run), *screening_work(run)]
+    directions = list(directions_work(run))
+    screenings = list(screening_work(run))
     is_shared = _is_scored_backward(run)
     for method in run.experiment.directions.estimators:
-        own = [work for work in made_before if method in (work.path.name, work.path.parent.name)]
+        own = [work for work in directions if work.path.parent.name == method]
+        own += [work for work in screenings if work.path.name == method]
         for shard, examples in zip(run.shards, examples_work(run), strict=True):
             path = run.folder / "scores" / method / shard.name
             inputs = fingerprints([examples, *own])
@@ -88,8 +90,7 @@ def load_sample(folder: Path) -> Sample:
 
 def combination_of(run: Run) -> Combination:
     """How a method's columns become one score."""
-    weights = {target.name: target.weight for target in run.experiment.targets}
-    return Combination(run.point_weights, weights)
+    return Combination(run.point_weights, target_weights(run))
 
 
 def combined(run: Run, method: str, columns: Float[np.ndarray, "rows points"]) -> np.ndarray:
@@ -122,8 +123,12 @@ def _screen(run: Run, method: str, draft: Draft) -> None:
         _candidate_means(run, combined(run, method, values), rows) for values in (exact, predicted)
     )
     np.savez(draft.path / SAMPLE, rows=rows, exact=exact, scores=scores, predicted=unseen)
+    # Of the sample's own candidates tables predict too well to say where the best begin.
+    others = AllBut(run.examples, len(usable), drawn)
+    seen = np.sort(rng.choice(len(others), min(CUT_CANDIDATES, len(others)), replace=False))
     wanted = max(0, round(screening.share * len(usable)) - count)
-    cut = _cut(run, method, tables, AllBut(run.examples, len(usable), drawn), wanted, rng)
+    candidates = usable.originals(others.originals(seen))
+    cut = _cut(run, method, tables, candidates, wanted / len(others)) if len(others) else 0.0
     write_json(draft.path / CUT, {"cut": cut})
     draft.counts.update(candidates=count, rows=len(rows))
 
@@ -134,34 +139,19 @@ def _usable_candidates(run: Run) -> AllBut:
     return AllBut(run.examples, end, run.droppable[run.droppable < end])
 
 
-def _cut(
-    run: Run,
-    method: str,
-    tables: "Tables",
-    others: AllBut,
-    wanted: int,
-    rng: np.random.Generator,
-) -> float:
-    """What so many of the candidates outside of the sample are predicted to reach.
-
-    Of those in it tables predict too well to say.
-    """
-    if not len(others):
-        return 0.0
-    seen = np.sort(rng.choice(len(others), min(CUT_CANDIDATES, len(others)), replace=False))
-    usable = _usable_candidates(run)
-    rows = run.examples.rows_of(usable.originals(others.originals(seen)))
+def _cut(run: Run, method: str, tables: "Tables", candidates: np.ndarray, share: float) -> float:
+    """What the best share of some candidates is predicted to reach."""
+    rows = run.examples.rows_of(candidates)
     values = combined(run, method, tables.predict(Subset(run.examples, rows)))
-    return float(np.quantile(_candidate_means(run, values, rows), 1 - wanted / len(others)))
+    return float(np.quantile(_candidate_means(run, values, rows), 1 - share))
 
 
 def _candidate_means(
     run: Run, values: Float[np.ndarray, " rows"], rows: np.ndarray
 ) -> Float[np.ndarray, " candidates"]:
-    """What rows' values come to for the candidates that they belong to, as scores do."""
+    """Of the candidates that rows belong to, in their order."""
     owners, at = np.unique(run.examples.candidate_of_row[rows], return_inverse=True)
-    weights = np.maximum(run.examples.lengths_of(rows) - 1, 1).astype(np.float64)
-    return weighted_mean(values, weights, at, len(owners))
+    return candidate_means(values, run.examples.lengths_of(rows), at, len(owners))
 
 
 def _slopes(
@@ -229,11 +219,10 @@ def _exact_columns(
     from dsdm.datamodel.score_shard import Estimated, Point, score_shard
 
     experiment = run.experiment
-    weights = {target.name: target.weight for target in experiment.targets}
     with progress(f"scores/{'+'.join(methods)}/{number:05d}", None, "rows") as advance:
         return score_shard(
             rows,
-            Estimated(run.folder / "directions", methods, weights),
+            Estimated(run.folder / "directions", methods, target_weights(run)),
             [
                 Point(partial(run.point, i), run.point_folder(i))
                 for i in range(experiment.proxies.num_points)
@@ -281,6 +270,5 @@ def _above(run: Run, shard: Shard, values: np.ndarray, cut: float) -> Bool[np.nd
     if run.examples.unit == "row":
         return np.asarray(values >= cut)
     documents = np.asarray(shard.rows["document"])
-    weights = np.maximum(shard.lengths - 1, 1).astype(np.float64)
-    means = weighted_mean(values, weights, documents, shard.num_documents)
+    means = candidate_means(values, shard.lengths, documents, shard.num_documents)
     return np.asarray(means[documents] >= cut)

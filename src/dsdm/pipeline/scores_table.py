@@ -92,14 +92,13 @@ def _with_scores(
     row_scores: Mapping[str, np.ndarray],
     combine: Combination,
 ) -> pa.Table:
-    # A row of n tokens has n - 1 predictions.
-    weights = np.maximum(shard.lengths[rows] - 1, 1).astype(np.float64)
+    lengths = shard.lengths[rows]
     candidates = np.arange(len(table))
     if shard.unit == "document":
         candidates = shard.rows["document"][rows] + shard.first_document
         candidates = candidates - table["candidate"][0].as_py() if len(table) else candidates
     columns = {
-        name: weighted_mean(values[rows], weights, candidates, len(table))
+        name: candidate_means(values[rows], lengths, candidates, len(table))
         for name, values in row_scores.items()
     }
     methods = dict.fromkeys(name.split(".", 1)[0] for name in columns)
@@ -109,13 +108,21 @@ def _with_scores(
     return table
 
 
-def weighted_mean(
-    values: np.ndarray, weights: np.ndarray, groups: np.ndarray, num_groups: int
-) -> Float[np.ndarray, " groups"]:
-    """The weighted mean of each group's values; 0 for a group without any."""
-    total = np.bincount(groups, weights, num_groups)
-    sums = np.bincount(groups, values * weights, num_groups)
-    return np.divide(sums, total, out=np.zeros(num_groups), where=total > 0)
+def candidate_means(
+    values: np.ndarray, lengths: np.ndarray, candidates: np.ndarray, num_candidates: int
+) -> Float[np.ndarray, " candidates"]:
+    """The mean of each candidate's rows, weighted by their predictions; 0 without any row.
+
+    Args:
+        values: One for each row.
+        lengths: Tokens in each row, of which n have n - 1 predictions.
+        candidates: The candidate that each row belongs to, counted from 0.
+        num_candidates: How many there are.
+    """
+    weights = np.maximum(lengths - 1, 1).astype(np.float64)
+    total = np.bincount(candidates, weights, num_candidates)
+    sums = np.bincount(candidates, values * weights, num_candidates)
+    return np.divide(sums, total, out=np.zeros(num_candidates), where=total > 0)
 
 
 def merge_scores(shards: Sequence[Sequence[Path]], path: Path) -> int:

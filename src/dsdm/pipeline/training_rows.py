@@ -82,8 +82,7 @@ def arm_scores(run: Run, arm: Arm) -> Scores:
 
 def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
     """The candidates that a `top`, `bottom`, repeated or control arm repeats."""
-    epochs = run.compare.epochs
-    more = arm.budget * epochs / (arm.epochs or epochs)
+    more = arm.times_selected(run.compare.epochs)
     selection = scaled_selection(run.experiment.selection, more)
     scores = arm_scores(run, arm)
     if arm.kind == "source-matched":
