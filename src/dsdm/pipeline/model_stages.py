@@ -25,6 +25,7 @@ from dsdm.pipeline.work import Pass, Work, fingerprints, progress
 
 if TYPE_CHECKING:
     from dsdm.datamodel.estimate import Question
+    from dsdm.lm.replay import Replay
 
 
 def proxies_work(run: Run) -> Iterator[Work]:
@@ -266,23 +267,9 @@ def _estimate_of_training(
 ) -> None:
     """The metagradient's directions at checkpoints of a proxy; a draft's path ends in its point."""
     from dsdm.datamodel.estimate import estimate_of_training
-    from dsdm.lm.model import load_model
-    from dsdm.lm.replay import Replay
 
     experiment, checkpoints = run.experiment, run.experiment.proxies.checkpoints
-    rows, tail = proxy_rows(run, proxy), experiment.directions.tail
-    vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
-    model = load_model(
-        experiment.model, vocab_size=vocab_size, eos=eos, seed=rows.seed, device=run.device
-    )
-    replay = Replay(
-        model,
-        run.examples,
-        rows.order,
-        experiment.proxies.train,
-        tail=tail,
-        smoothing=experiment.directions.smoothing,
-    )
+    replay, tail = replay_of(run, proxy), experiment.directions.tail
     points = [proxy * checkpoints + i for i in range(checkpoints)]
     title = f"directions/{METAGRADIENT}/of-{proxy}"
     with progress(title, round((1 + tail) * replay.num_tokens), "tokens") as advance:
@@ -294,6 +281,21 @@ def _estimate_of_training(
             {points.index(int(path.name)): draft for path, draft in drafts.items()},
             advance,
         )
+
+
+def replay_of(run: Run, proxy: int) -> "Replay":
+    """The training of one proxy, not yet run, to be followed back as the experiment says."""
+    from dsdm.lm.model import load_model
+    from dsdm.lm.replay import Replay
+
+    experiment, rows = run.experiment, proxy_rows(run, proxy)
+    vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
+    model = load_model(
+        experiment.model, vocab_size=vocab_size, eos=eos, seed=rows.seed, device=run.device
+    )
+    directions, train = experiment.directions, experiment.proxies.train
+    tail, smoothing = directions.tail, directions.smoothing
+    return Replay(model, run.examples, rows.order, train, tail=tail, smoothing=smoothing)
 
 
 def _question(run: Run, number: int, proxy: str) -> "Question":
