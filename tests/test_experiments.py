@@ -48,12 +48,12 @@ def test_every_config_can_be_read(path: Path) -> None:
 
 def test_every_cell_of_the_comparison_can_be_read(compare: ModuleType) -> None:
     for cell in compare.CELLS:
-        experiment = compare.experiment_of(cell, cell.seeds[-1], report=True)
+        experiment = compare.experiment_of(cell, cell.seeds[-1])
         assert experiment.compare.parts == ("tune", "report")
 
 
 def test_a_seed_of_a_cell_has_a_run_of_its_own_on_the_same_pool(compare: ModuleType) -> None:
-    first, second = (compare.experiment_of(compare.CELLS[0], s, report=False) for s in (0, 1))
+    first, second = (compare.experiment_of(compare.CELLS[0], s) for s in (0, 1))
     assert (first.seed, second.seed) == (0, 1)
     assert first.folder != second.folder
     assert first.pool == second.pool
@@ -69,7 +69,7 @@ def test_every_set_up_of_the_check_can_be_read() -> None:
 
 def test_randoms_largest_budget_repeats_no_row(compare: ModuleType) -> None:
     for cell in compare.CELLS:
-        experiment = compare.experiment_of(cell, 0, report=False)
+        experiment = compare.experiment_of(cell, 0)
         largest = max(arm.budget for arm in experiment.compared_arms if arm.kind == "random")
         assert largest * experiment.compare.epochs * experiment.selection.fraction < 0.9
 

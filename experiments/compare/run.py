@@ -9,8 +9,9 @@ when they are all evaluated, and figures are made of that file. So seeds may be 
 on several machines, and a killed command goes on where it was. `--cells` alone runs nothing and
 writes the figures.
 
-Without `--report` models are evaluated on the tune part alone, and figures go to
-`compare_tune.json`; every look at the report part is a line in experiments/LOG.md.
+Models are evaluated on both parts and on the held-out tasks while their machine has them, but no
+figure is made of the report part without `--report`, and `compare_tune.json` is of the tune part
+alone. Every look at the report part is a line in experiments/LOG.md.
 """
 
 import argparse
@@ -112,22 +113,20 @@ def main() -> None:
         for seed in cell.seeds:
             if options.seeds is None or seed in options.seeds:
                 print(f"== {cell.name}, seed {seed}", file=sys.stderr)
-                experiment = experiment_of(cell, seed, report=options.report)
+                experiment = experiment_of(cell, seed)
                 run_experiment(experiment, workers=Workers(options.workers))
                 add_lines(LOSSES, measured_lines(cell, seed, experiment))
     part = "report" if options.report else "tune"
-    mix = [t.name for t in experiment_of(CELLS[0], 0, report=False).targets if t.weight > 0]
+    mix = [t.name for t in experiment_of(CELLS[0], 0).targets if t.weight > 0]
     rows = list(all_figures(read_lines(LOSSES), part, mix))
     write_figures("compare" if options.report else "compare_tune", rows)
 
 
-def experiment_of(cell: Cell, seed: int, *, report: bool) -> Experiment:
+def experiment_of(cell: Cell, seed: int) -> Experiment:
     """One seed of the cell."""
     overrides = list(cell.overrides)
     if cell.arms:
         overrides.append(("compare.arms", f"[{', '.join(map(repr, cell.arms))}]"))
-    if report:
-        overrides.append(("compare.parts", "[tune, report]"))
     path = HERE / f"{cell.config}.yaml"
     run = load_experiment(path, overrides).run
     return load_experiment(path, [*overrides, ("run", f"{run}-{seed}"), ("seed", str(seed))])

@@ -120,9 +120,12 @@ def own_cost(artifact: Path) -> MethodCost:
 
     A pass over the pool for several estimators costs each of them the whole of it; directions are
     made in one pass for checkpoints of one estimator, which share it.
+
+    Args:
+        artifact: Its folder, `RUN/STAGE/...`, however the run's own is written.
     """
     cost = load_cost(artifact)
-    parts = cost["made_with"] if artifact.parts[-3] == "directions" else 1.0
+    parts = cost["made_with"] if "directions" in artifact.parts[-3:-2] else 1.0
     return MethodCost(cost["flops"] / parts, cost["seconds"] / parts)
 
 
