@@ -1,14 +1,18 @@
-"""What screening keeps of a full scoring, and what it costs.
+"""What screening keeps of a full scoring, what it costs, and what a model trained on it loses.
 
-    python experiments/screening.py [EXPERIMENT.yaml] [--key value ...]
+    python experiments/screening.py [EXPERIMENT.yaml] [--seeds 0 1 2] [--key value ...]
 
-Scores the experiment's pool in full, then screened in RUN-screened with the same proxies and
-directions, and compares what the two select: `screening.*` figures. The default is a seed of the
-comparison's primary cell.
+For each seed the experiment's pool is scored in full, in RUN-SEED, then screened, in
+RUN-SEED-screened, with the same proxies and directions; a model is trained on each selection and
+evaluated on the tune part. `screening.*` figures are means over seeds. The default is the
+comparison's primary cell, whose runs serve where they are finished.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -17,62 +21,92 @@ import pyarrow.parquet as pq
 from linked import link_parts
 from record import figure, write_figures
 
+from dsdm.evaluation.intervals import paired_t_interval
 from dsdm.evaluation.multiplier import MethodCost
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.costs import measured_costs
+from dsdm.pipeline.losses import load_losses
 from dsdm.pipeline.scores_table import SCORES
 from dsdm.pipeline.screened import screened_selection
 
 SHARED = ("tokenizer", "examples", "targets", "overlap", "proxies", "directions")
 PRIMARY = Path(__file__).parent / "compare" / "mixed.yaml"
-SEED_0 = [("run", "../runs/compare-mixed-0")]
+ARM = "top"
+TRAINED = (
+    ("compare.arms", f"[{ARM}]"),  # `bottom` would need all scores
+    ("compare.parts", "[tune]"),
+    ("compare.heldout", "[]"),
+)
 TOP = (0.05, 0.1)
 """Shares of the candidates whose selection is compared."""
+SELECTION = "of the full selection's"
+SCORING = "of the full scoring's"
+UNITS = {
+    **{f"top{share:.0%}".strip("%") + ".score": f"{SELECTION} total score" for share in TOP},
+    **{f"top{share:.0%}".strip("%") + ".recall": SELECTION for share in TOP},
+    "estimated_recall": f"{SELECTION}, by the sample alone",
+    "estimated_gain": f"{SELECTION}, by the sample alone",
+    "rows": "of the pool's rows",
+    "flops": SCORING,
+    "seconds": SCORING,
+    "loss_minus_full": "nats a target token, mean of the mix's targets",
+}
 
 
 def main() -> None:
     """Makes what is missing, then writes the figures."""
-    named = [word for word in sys.argv[1:2] if not word.startswith("--")]
-    words = sys.argv[1 + len(named) :]
-    overrides = [(k.removeprefix("--"), v) for k, v in zip(words[::2], words[1::2], strict=True)]
-    path = Path(named[0]) if named else PRIMARY
-    full = load_experiment(path, [*([] if named else SEED_0), *overrides])
-    run_experiment(full, until="selection")
-    screened = load_experiment(
-        path,
-        [
-            *overrides,
-            ("run", f"{full.run}-screened"),
-            ("scores.screening", "{}"),
-            ("compare.arms", "[top]"),  # not `bottom`, which needs all scores
-        ],
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("experiment", type=Path, nargs="?", default=PRIMARY)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options, words = parser.parse_known_args()
+    names = [name.removeprefix("--") for name in words[::2]]
+    overrides = list(zip(names, words[1::2], strict=True))
+    found = [measured(options.experiment, overrides, seed) for seed in options.seeds]
+    write_figures("screening", [mean_figure(name, [one[name] for one in found]) for name in UNITS])
+
+
+def measured(
+    path: Path, overrides: Sequence[tuple[str, str]], seed: int, screening: str = "{}"
+) -> dict[str, float]:
+    """What one seed's screened run is, beside its full one."""
+    folder = f"{load_experiment(path, overrides).run}-{seed}"
+    shared = [*overrides, ("seed", str(seed)), *TRAINED]
+    full = load_experiment(path, [*shared, ("run", folder)])
+    run_experiment(full)
+    changed = [("run", f"{folder}-screened"), ("scores.screening", screening)]
+    screened = load_experiment(path, [*shared, *changed])
     link_parts(full.folder, screened.folder, SHARED)
-    run_experiment(screened, until="selection")
+    run_experiment(screened)
     method = full.selecting_method
     exact, part = (_scores(one, method) for one in (full, screened))
-    rows = []
+    values = {}
     for share in TOP:
         count = int(share * len(exact))
         best, chosen = np.argsort(-exact)[:count], np.argsort(-part)[:count]
-        name, unit = f"screening.top{share:.0%}".replace("%", ""), "of the full selection's"
-        worth = float(exact[chosen].sum() / exact[best].sum())
-        rows.append(figure(f"{name}.score", worth, f"{unit} total score"))
-        rows.append(figure(f"{name}.recall", float(np.isin(best, chosen).mean()), unit))
+        name = f"top{share:.0%}".strip("%")
+        values[f"{name}.score"] = float(exact[chosen].sum() / exact[best].sum())
+        values[f"{name}.recall"] = float(np.isin(best, chosen).mean())
     found = screened_selection(screened.folder, screened)
     assert found is not None
     assert found.recall is not None
-    recall, unit = found.recall, "of the full selection's, by the sample alone"
     cost, whole = (_cost(one, method) for one in (screened, full))
-    rows += [
-        figure("screening.estimated_recall", recall.mean, unit, recall.low, recall.high),
-        figure("screening.estimated_gain", found.worth, unit),
-        figure("screening.rows", found.scored / found.rows, "of the pool's rows"),
-        figure("screening.flops", cost.flops / whole.flops, "of the full scoring's"),
-        figure("screening.seconds", cost.seconds / whole.seconds, "of the full scoring's"),
-    ]
-    write_figures("screening", rows)
+    return values | {
+        "estimated_recall": found.recall.mean,
+        "estimated_gain": found.worth,
+        "rows": found.scored / found.rows,
+        "flops": cost.flops / whole.flops,
+        "seconds": cost.seconds / whole.seconds,
+        "loss_minus_full": _mean_loss(screened) - _mean_loss(full),
+    }
+
+
+def mean_figure(name: str, values: list[float]) -> dict[str, Any]:
+    """The mean over seeds, with its interval where there are several."""
+    if len(values) == 1:
+        return figure(f"screening.{name}", values[0], f"{UNITS[name]}, 1 seed")
+    found, unit = paired_t_interval(np.array(values)), f"{UNITS[name]}, {len(values)} seeds"
+    return figure(f"screening.{name}", found.mean, unit, found.low, found.high)
 
 
 def _scores(experiment: Experiment, method: str) -> np.ndarray:
@@ -85,6 +119,14 @@ def _cost(experiment: Experiment, method: str) -> MethodCost:
     costs = measured_costs(experiment.folder)
     screening = costs.get(f"screening/{method}", MethodCost())
     return screening + costs[f"scores/{method}"]
+
+
+def _mean_loss(experiment: Experiment) -> float:
+    """Of the trained model, over the targets that are selected for."""
+    assert experiment.compare is not None
+    targets = [target.name for target in experiment.targets if target.weight > 0]
+    losses = load_losses(experiment.folder, "tune", experiment.compare, targets)
+    return float(np.mean([values.mean() for values in losses[ARM][0].values()]))
 
 
 if __name__ == "__main__":

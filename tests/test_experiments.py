@@ -59,6 +59,24 @@ def test_a_seed_of_a_cell_has_a_run_of_its_own_on_the_same_pool(compare: ModuleT
     assert first.pool == second.pool
 
 
+def test_cells_of_one_place_have_arms_of_their_own_names(compare: ModuleType) -> None:
+    cheap = next(cell for cell in compare.CELLS if cell.name == "cheap")
+    assert cheap.place == compare.PRIMARY
+    assert compare.method_of("top" + cheap.suffix) == "dsdm_cheap"
+
+
+def test_a_cell_takes_over_what_the_primary_cell_has_finished(
+    compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cheap = next(cell for cell in compare.CELLS if cell.name == "cheap")
+    primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], cheap))
+    (primary / "proxies" / "0").mkdir(parents=True)
+    (primary / "proxies" / "1").mkdir()
+    compare.link_primary(cheap, 1, folder)
+    assert [path.name for path in (folder / "proxies").iterdir()] == ["0"]
+
+
 def test_every_set_up_of_the_check_can_be_read() -> None:
     check = script("check/check.py")
     experiments = [check.experiment_of(setup) for setup in check.SETUPS]
@@ -70,7 +88,8 @@ def test_every_set_up_of_the_check_can_be_read() -> None:
 def test_randoms_largest_budget_repeats_no_row(compare: ModuleType) -> None:
     for cell in compare.CELLS:
         experiment = compare.experiment_of(cell, 0)
-        largest = max(arm.budget for arm in experiment.compared_arms if arm.kind == "random")
+        budgets = [arm.budget for arm in experiment.compared_arms if arm.kind == "random"]
+        largest = max(budgets, default=0.0)
         assert largest * experiment.compare.epochs * experiment.selection.fraction < 0.9
 
 
@@ -151,3 +170,17 @@ def test_what_is_measured_again_replaces_what_was(compare: ModuleType, tmp_path:
     compare.add_lines(path, [line("top", 1, 3.0)])
     found = compare.losses_of(compare.read_lines(path))
     assert {seed: tasks["a"].item() for seed, tasks in found["top"].items()} == {0: 1.0, 1: 3.0}
+
+
+def test_screening_is_measured_beside_the_full_scoring(tmp_path: Path) -> None:
+    screening = script("screening.py")
+    write_data(tmp_path)
+    path = write_experiment(tmp_path, selection={"fraction": 0.1}, compare={"arms": ["top"]})
+    one = screening.measured(path, [], 0, "{sample: 0.4, share: 0.6}")
+    assert set(one) == set(screening.UNITS)
+    assert one["top10.score"] <= 1
+    assert one["rows"] == pytest.approx(0.6, abs=0.1)
+    assert 0.5 < one["flops"] < 0.8
+    row = screening.mean_figure("top10.score", [0.9, 1.0])
+    assert row["value"] == pytest.approx(0.95)
+    assert row["low"] < 0.95 < row["high"]

@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from linked import link_parts
 from record import commit, figure, machine, read_lines, write_figures, write_lines
 
 from dsdm.evaluation.comparison import ALL_TARGETS, ComparedLoss, Losses, compare_losses
@@ -41,8 +42,14 @@ LARGER = (
     "{config: {model_type: gpt2, n_positions: 256, n_embd: 256, n_layer: 6, n_head: 4, "
     "tie_word_embeddings: false, activation_function: gelu_pytorch_tanh}}"
 )
-METHODS = {"top": "dsdm", "low_loss": "lowloss", "source-matched": "sourcematched"}
+METHODS = {
+    "top": "dsdm",
+    "top-cheap": "dsdm_cheap",
+    "low_loss": "lowloss",
+    "source-matched": "sourcematched",
+}
 """What arms are called in the figures; others by their own name."""
+SHARED = ("tokenizer", "examples", "targets", "overlap", "heldout")
 NATS = "nats a target token"
 PRIMARY = "mixed.2m.2m"
 TRANSFER = "singles"
@@ -62,6 +69,10 @@ class Cell:
     arms: tuple[str, ...] = ()
     """None: those of the config."""
     overrides: tuple[tuple[str, str], ...] = ()
+    suffix: str = ""
+    """Behind the names of its arms, where other cells of the place have arms of these names."""
+    links: tuple[str, ...] = ()
+    """Parts of the primary cell's run of the same seed that serve, where that run is finished."""
 
 
 CELLS = (
@@ -72,6 +83,19 @@ CELLS = (
         arms=("top", "dsir", "random", "source-matched", "random@2", "random@4", "bottom"),
     ),
     Cell("baselines", PRIMARY, (0, 1, 2)),
+    Cell(  # one of the proxies, and a quarter of the pool scored
+        "cheap",
+        PRIMARY,
+        (0, 1, 2),
+        arms=("top",),
+        overrides=(
+            ("run", "../runs/compare-cheap"),
+            ("proxies.count", "1"),
+            ("scores.screening", "{}"),
+        ),
+        suffix="-cheap",
+        links=(*SHARED, "proxies/0", "directions/ekfac/0"),
+    ),
     Cell(
         "singles",
         TRANSFER,
@@ -114,6 +138,7 @@ def main() -> None:
             if options.seeds is None or seed in options.seeds:
                 print(f"== {cell.name}, seed {seed}", file=sys.stderr)
                 experiment = experiment_of(cell, seed)
+                link_primary(cell, seed, experiment.folder)
                 run_experiment(experiment, workers=Workers(options.workers))
                 add_lines(LOSSES, measured_lines(cell, seed, experiment))
     part = "report" if options.report else "tune"
@@ -132,6 +157,12 @@ def experiment_of(cell: Cell, seed: int) -> Experiment:
     return load_experiment(path, [*overrides, ("run", f"{run}-{seed}"), ("seed", str(seed))])
 
 
+def link_primary(cell: Cell, seed: int, folder: Path) -> None:
+    """Gives a seed of the cell what it shares with the primary cell's, as far as that has run."""
+    primary = experiment_of(CELLS[0], seed).folder
+    link_parts(primary, folder, [name for name in cell.links if (primary / name).exists()])
+
+
 def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Line]:
     """What each finished model of a run lost, and what it took."""
     compare = experiment.compare
@@ -147,7 +178,7 @@ def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Li
                 yield {
                     "place": cell.place,
                     "part": part,
-                    "arm": arm,
+                    "arm": f"{arm}{cell.suffix}",
                     "seed": seed * compare.seeds + inner,
                     "losses": {task: float(values.mean()) for task, values in losses.items()},
                     "training": vars(training[arm]),

@@ -72,7 +72,7 @@ class ScreeningConfig(Config):
 
     sample: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.06
     """Share of the candidates, drawn at random, that is learned from; 50,000 at most."""
-    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.24
     """Share of the candidates that are scored exactly, the sample included: those that are
     predicted to be best. Give more than twice what you select."""
 
