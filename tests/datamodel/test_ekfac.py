@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dsdm.datamodel import curvature_costs
 from dsdm.datamodel.config import DirectionsConfig, Labels, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.estimators import Problem, Tensors, ekfac, estimate_ekfac, estimate_gradient
@@ -194,10 +195,10 @@ def test_a_large_sample_gives_its_eigenbases_by_a_part_of_its_rows(
     problem = make_problem(model)
     widest = max(max(layer.d_in, layer.d_out) for layer in linear_layers(model))
     # Three times as many tokens as are asked for.
-    monkeypatch.setattr(ekfac, "BASIS_TOKENS", int(sum(POOL.lengths) / (3.2 * widest)))
+    monkeypatch.setattr(curvature_costs, "BASIS_TOKENS", int(sum(POOL.lengths) / (3.2 * widest)))
     bases = ekfac._eigenbases(problem, config)
     third = Problem(model, problem.layers, TARGETS, ListRows(POOL.rows[::3]))
-    monkeypatch.setattr(ekfac, "BASIS_TOKENS", 10**9)
+    monkeypatch.setattr(curvature_costs, "BASIS_TOKENS", 10**9)
     expected = ekfac._eigenbases(third, config)
     for name, basis in bases.items():
         torch.testing.assert_close(basis.input.abs(), expected[name].input.abs())

@@ -9,9 +9,11 @@ from dsdm.artifacts import Draft
 from dsdm.data.batches import Rows
 from dsdm.datamodel.calibration import load_exact
 from dsdm.datamodel.config import ESTIMATOR_NAMES, METAGRADIENT, DirectionsConfig, ScoresConfig
+from dsdm.datamodel.curvature_costs import curvature_flops
 from dsdm.datamodel.directions import load_direction
 from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
 from dsdm.datamodel.estimators import ESTIMATORS
+from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.lm.model import flops_per_token
 from tests.conftest import ListRows, random_rows, tiny_model
@@ -19,6 +21,7 @@ from tests.conftest import ListRows, random_rows, tiny_model
 MODEL = tiny_model()
 POOL = random_rows(30, seed=1)
 CALIBRATED = 12
+CONFIG = DirectionsConfig(output="loglik", projection=2, curvature_rows=30, batch_tokens=50)
 
 
 def estimate(
@@ -26,12 +29,11 @@ def estimate(
 ) -> Draft:
     """The written draft."""
     question = Question(MODEL, "p", targets, dict.fromkeys(targets, 1.0), POOL)
-    config = DirectionsConfig(output="loglik", projection=2, curvature_rows=30, batch_tokens=50)
     scores = ScoresConfig(
         method=scoring, calibration_rows=CALIBRATED, precision="float32", batch_tokens=50
     )
     draft = Draft(folder)
-    estimate_directions(question, method, config, scores, draft, lambda tokens: None)
+    estimate_directions(question, method, CONFIG, scores, draft, lambda tokens: None)
     return draft
 
 
@@ -66,12 +68,19 @@ def test_flops_are_of_the_tokens_that_are_read(tmp_path: Path, method: str, scor
     # Targets' rows are longer than the pool's.
     targets = {"a": random_rows(9, longest=15, seed=3), "b": random_rows(5, longest=15, seed=4)}
     found = estimate(tmp_path, targets, method, scoring).flops
-    tokens = sum(rows.lengths.sum() for rows in targets.values())
-    tokens += POOL.lengths.sum() if method == "trak" else 0
+    passes_of_tokens = 3 * sum(float(rows.lengths.sum()) for rows in targets.values())
+    products = 0.0
+    if method == "trak":
+        sample = float(POOL.lengths.sum())
+        passes_of_tokens += 2 * sample
+        layers = moved_layers(MODEL, embeddings=True)
+        rows = len(POOL.lengths)
+        products = curvature_flops("trak", layers, CONFIG, tokens=sample, rows=rows)
     longest = max(rows.lengths.max() for rows in targets.values())
     with np.load(tmp_path / "calibration.npz") as arrays:
         calibrated = passes_over(POOL, arrays["rows"])
-    passes = (found - 3 * tokens * flops_per_token(MODEL, int(longest))) / calibrated
+    read = passes_of_tokens * flops_per_token(MODEL, int(longest))
+    passes = (found - read - products) / calibrated
     # Four passes for each exact slope; the mix's step takes one more, and two for each that is
     # tried.
     expected = [8] if scoring == "backward" else [8 + 4 + 2 * tried for tried in (1, 2, 3)]

@@ -22,6 +22,7 @@ from dsdm.datamodel.config import (
     scores_forward,
 )
 from dsdm.datamodel.cosines import AdamSteps, score_unit
+from dsdm.datamodel.curvature_costs import FACTOR_PASSES, curvature_flops, sample_passes
 from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem, metagradient_directions
 from dsdm.datamodel.layers import moved_layers
@@ -201,6 +202,17 @@ def direction_path(folder: Path, target: str) -> Path:
     return folder / f"{target}.safetensors"
 
 
+def _estimation_flops(problem: Problem, method: str, config: DirectionsConfig) -> float:
+    """Of the targets' gradients, the passes over the sample, and what is made of them."""
+    sample, targets = problem.sample.lengths, [r.lengths for r in problem.targets.values()]
+    longest = max(int(lengths.max()) for lengths in (sample, *targets))
+    tokens = float(sample.sum())
+    passes = training_passes(problem.model) * sum(float(lengths.sum()) for lengths in targets)
+    passes += FACTOR_PASSES * sample_passes(method, problem.layers, tokens) * tokens
+    products = curvature_flops(method, problem.layers, config, tokens=tokens, rows=len(sample))
+    return passes * flops_per_token(problem.model, longest) + products
+
+
 def _estimate(
     question: Question,
     method: str,
@@ -212,19 +224,10 @@ def _estimate(
     config = msgspec.structs.replace(config, seed=question.seed)
     sample = random_rows(question.pool, config.curvature_rows, seed=question.seed)
     targets = _asked(question, scores)
-    num_tokens = 0
-
-    def count(tokens: int) -> None:
-        nonlocal num_tokens
-        num_tokens += tokens
-        advance(tokens)
-
     layers = moved_layers(question.model, embeddings=config.embeddings)
-    problem = Problem(question.model, layers, targets, sample, count)
+    problem = Problem(question.model, layers, targets, sample, advance)
     estimated = ESTIMATORS[method](problem, config)
-    longest = max(int(rows.lengths.max()) for rows in (sample, *question.targets.values()))
-    passes = training_passes(question.model)
-    draft.flops += passes * num_tokens * flops_per_token(question.model, longest)
+    draft.flops += _estimation_flops(problem, method, config)
     directions = [
         Direction(tensors, method, target, question.proxy) for target, tensors in estimated.items()
     ]

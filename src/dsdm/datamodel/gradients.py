@@ -177,9 +177,10 @@ def factors_of(
         used = uses[layer.name]
         if not layer.is_table:
             return _join(layer, used, present)
-        is_head = model.get_output_embeddings() in layer.modules
         read = at_least_float(used[0][1]) if used else None
-        return TableFactors(layer, batch, read, states.detach() if is_head else None, in_logits)
+        return TableFactors(
+            layer, batch, read, states.detach() if layer.is_head else None, in_logits
+        )
 
     return {layer.name: factors(layer) for layer in layers}
 

@@ -31,6 +31,8 @@ class Layer:
     """Whether the weight is stored as (inputs, outputs), as in GPT-2's Conv1D."""
     is_table: bool = False
     """Whether `d_out` counts the vocabulary: the embeddings, the output layer, or both in one."""
+    is_head: bool = False
+    """Whether logits are made by it."""
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -103,8 +105,9 @@ def tables(model: PreTrainedModel) -> list[Layer]:
         return []
     modules: tuple[nn.Module, ...] = (embedding, head)
     if embedding.weight is head.weight:
-        return [_table(modules, head.bias, names)]
-    return [_table((embedding,), None, names), _table((head,), head.bias, names)]
+        return [_table(modules, head.bias, names, is_head=True)]
+    output = _table((head,), head.bias, names, is_head=True)
+    return [_table((embedding,), None, names, is_head=False), output]
 
 
 def _layer(name: str, modules: list[nn.Module], names: Mapping[int, str]) -> Layer:
@@ -119,10 +122,17 @@ def _layer(name: str, modules: list[nn.Module], names: Mapping[int, str]) -> Lay
     return Layer(name, bias_name, tuple(modules), d_in + (bias_name is not None), d_out, transposed)
 
 
-def _table(modules: tuple[nn.Module, ...], bias: Tensor | None, names: Mapping[int, str]) -> Layer:
+def _table(
+    modules: tuple[nn.Module, ...],
+    bias: Tensor | None,
+    names: Mapping[int, str],
+    *,
+    is_head: bool,
+) -> Layer:
     weight = modules[0].weight
     assert isinstance(weight, Tensor)
     bias_name = None if bias is None else names[id(bias)]
     entries, width = weight.shape
     d_in = width + (bias is not None)
-    return Layer(names[id(weight)], bias_name, modules, d_in, entries, False, is_table=True)
+    name = names[id(weight)]
+    return Layer(name, bias_name, modules, d_in, entries, False, is_table=True, is_head=is_head)

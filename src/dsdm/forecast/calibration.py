@@ -29,9 +29,20 @@ EIGH_SIZE = 384
 
 
 @dataclass(frozen=True)
+class Shape:
+    """One layer's."""
+
+    d_in: int
+    d_out: int
+    is_table: bool
+    is_head: bool
+
+
+@dataclass(frozen=True)
 class LayerSizes:
     """Multiply-adds and numbers that the linear layers come to."""
 
+    shapes: tuple[Shape, ...]
     weights: int
     """Sum of d_in x d_out."""
     squares: int
@@ -228,6 +239,7 @@ def layer_sizes(layers: Sequence[Layer]) -> LayerSizes:
     # A table's vocabulary is never decomposed.
     sides = [(i, 0 if la.is_table else o) for la, (i, o) in zip(layers, sizes, strict=True)]
     return LayerSizes(
+        shapes=tuple(Shape(la.d_in, la.d_out, la.is_table, la.is_head) for la in layers),
         weights=sum(i * o for i, o in sizes),
         squares=sum(i * i + o * o for i, o in sides),
         cubes=float(sum(i**3 + o**3 for i, o in sides)),

@@ -3,6 +3,7 @@
 import math
 
 from dsdm.datamodel.config import METAGRADIENT, scored_targets, scores_forward
+from dsdm.datamodel.curvature_costs import FACTOR_PASSES, curvature_flops, sample_passes
 from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
 from dsdm.datamodel.screening import MOST_SAMPLED
 from dsdm.experiment import Experiment
@@ -94,8 +95,10 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
     num_directions = len(experiment.targets) * (1 + scores.per_example)
     row_tokens = measured.pool.tokens / measured.pool.rows
     sample = min(config.curvature_rows, measured.pool.rows) * row_tokens
-    passes = {"ekfac": 2.0, "trak": 1.0}.get(method, 0.0)
-    gradient_tokens = passes * sample + measured.targets.fit_tokens * (1 + scores.per_example / 9)
+    sampled = sample_passes(method, layers.shapes, sample) * sample
+    target_tokens = measured.targets.fit_tokens * (1 + scores.per_example / 9)
+    # A gradient takes three passes, a row's factors two.
+    gradient_tokens = target_tokens + FACTOR_PASSES / 3 * sampled
     wanted = _num_wanted(experiment)
     slope_passes = EXACT_PASSES * num_directions
     if scores_forward(scores, wanted):
@@ -116,7 +119,7 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
     exact = exact_tokens * (LOGITS_HELD * 4 * speed.vocab_size + speed.activation_bytes)
     directions = (num_directions + 1) * 4 * layers.weights
     return Cost(
-        tokens=gradient_tokens,
+        tokens=target_tokens + sampled,
         seconds=seconds,
         flops=gradient_tokens * gradient_flops + slope_tokens * speed.flops_a_token + extra,
         disk=(len(experiment.targets) + 1) * 4 * layers.weights,
@@ -130,8 +133,8 @@ def _curvature(
     """FLOPs beside the passes, seconds to decompose, and bytes held."""
     layers, config, speed = measured.speed.layers, experiment.directions, measured.speed
     row_tokens = measured.pool.tokens / measured.pool.rows
+    flops = curvature_flops(method, layers.shapes, config, tokens=sample, rows=sample / row_tokens)
     if method == "ekfac":
-        flops = sample * (4 * layers.squares + 2 * layers.weights)
         batch_rows = max(1.0, min(config.batch_tokens, sample) / row_tokens)
         held = 8 * 2 * layers.squares + 8 * layers.weights + 8 * batch_rows * layers.largest
         return flops, speed.eigh_seconds * layers.cubes, held
@@ -140,7 +143,6 @@ def _curvature(
         rows = sample / row_tokens
         # Solved through the smaller of rows x rows and dimensions x dimensions.
         side = min(dim, rows)
-        flops = sample * 2 * config.projection * layers.widths + 2 * rows * dim * side
         held = 8.0 * 2 * side**2 + (4.0 * rows * dim if rows < dim else 0.0)
         return flops, speed.eigh_seconds * side**3 / 30, held
     return 0.0, 0.0, 0.0

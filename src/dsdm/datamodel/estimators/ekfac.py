@@ -19,13 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsdm.datamodel.config import DirectionsConfig, damping_of
+from dsdm.datamodel.curvature_costs import basis_stride
 from dsdm.datamodel.estimators.problem import Problem, Tensors
 from dsdm.datamodel.gradients import Factors, LayerFactors
 from dsdm.datamodel.layers import Layer
-
-BASIS_TOKENS = 256
-"""Tokens for each dimension of the widest layer that the eigenbases are taken from: George et al.
-renew them less often than the eigenvalues, which decide more."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,8 @@ def _eigenbases(problem: Problem, config: DirectionsConfig) -> dict[str, Eigenba
     grads = {
         la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers if not la.is_table
     }
-    for factors in problem.sample_factors(config, config.labels, every=_basis_stride(problem)):
+    stride = basis_stride(problem.layers, float(np.sum(problem.sample.lengths)))
+    for factors in problem.sample_factors(config, config.labels, every=stride):
         for name, one in factors.items():
             if isinstance(one, LayerFactors):
                 g = one.output_grads.flatten(0, 1)
@@ -106,12 +104,6 @@ def _corrected_eigenvalues(
                 sums[name] += rotated.square().sum(0).double()
                 num_rows[name] += len(rotated)
     return {name: total / num_rows[name] for name, total in sums.items()}
-
-
-def _basis_stride(problem: Problem) -> int:
-    """Every so many rows of the sample hold enough tokens for the eigenbases."""
-    widest = max(la.d_in if la.is_table else max(la.d_in, la.d_out) for la in problem.layers)
-    return max(1, int(np.sum(problem.sample.lengths)) // (BASIS_TOKENS * widest))
 
 
 def _rotated_gradients(factors: Factors, basis: Eigenbasis) -> Float[Tensor, "batch d_out d_in"]:
