@@ -25,7 +25,7 @@ from peers.environments import NotInstalledError, make_environment
 from peers.exact import all_exact
 from peers.job import Size, write_jobs
 from peers.process import FailedError, MethodProcess
-from record import figure, write_figures
+from record import figure, has_bf16, write_figures
 from scipy.stats import spearmanr
 
 
@@ -93,14 +93,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--trak-repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=PEERS, choices=["ours", *PEERS])
+    parser.add_argument(
+        "--precisions", nargs="*", default=fast_precisions(), choices=list(PRECISIONS)
+    )
     for field in dataclasses.fields(Size):
         option = "--" + field.name.replace("_", "-")
         parser.add_argument(option, type=type(field.default), default=field.default)
     options = vars(parser.parse_args())
     repeats, trak_repeats = options.pop("repeats"), options.pop("trak_repeats")
     wanted = {"ours", *options.pop("only")}
-    entries = [entry for entry in ENTRIES if entry.peer in wanted]
+    precisions = options.pop("precisions")
+    entries = [e for e in ENTRIES if e.peer in wanted and e.precision in precisions]
     write_figures("peers", bench(entries, Size(**options), repeats, trak_repeats))
+
+
+def fast_precisions() -> list[str]:
+    """Those that the processor multiplies in; bf16 in software is slower than fp32."""
+    return list(PRECISIONS) if has_bf16() else ["float32"]
 
 
 def bench(

@@ -73,9 +73,14 @@ def commit() -> str:
     return named.stdout.strip() or "unknown"
 
 
+def has_bf16() -> bool:
+    """Whether the processor or the GPU multiplies bf16 by itself."""
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
+
 def machine() -> str:
     """Processors, and the GPU where there is one."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    bf16 = "bf16" if torch.cpu._is_avx512_bf16_supported() else "no bf16"
+    bf16 = "bf16" if has_bf16() else "no bf16"
     return f"{os.cpu_count()} cores {platform.machine()}, {bf16}"
