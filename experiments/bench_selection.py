@@ -1,6 +1,6 @@
 """What a whole selection costs, over one training of the target model.
 
-    python experiments/bench_selection.py [--proxies 1] [--proxy-tokens 2.5e9] [--score-share 0.25]
+    python experiments/bench_selection.py [--proxies 1] [--proxy-tokens 2.5e9] [--score-share 0.24]
 
 What each stage takes is measured on the pilot's proxy in passes: its time over that of a plain
 forward pass over the same tokens, in interleaved repeats. A cost is then passes x tokens x FLOPs of
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--proxies", type=int, default=1)
     parser.add_argument("--proxy-tokens", type=float, default=2.5e9)
-    parser.add_argument("--score-share", type=float, default=0.25)
+    parser.add_argument("--score-share", type=float, default=0.24)
     options = parser.parse_args()
     experiment = load_experiment(PILOT)
     seconds = measure(experiment, options.rows, options.repeats)

@@ -94,6 +94,15 @@ def test_a_method_in_a_process_of_its_own_becomes_figures(tmp_path: Path) -> Non
 METHODS = [("plain", None), ("forward", "slope"), ("nothing", None)]
 
 
+def test_a_screened_pool_is_set_against_a_peers_best() -> None:
+    names = {"speed.cpu.bergson.score.fp32.peak_mib": 1.0, "speed.cpu.bergson.ratio": 1.5}
+    rows = {name: {"value": value, "unit": ""} for name, value in names.items()}
+    page = module("make_performance")
+    assert "| bergson | 1.5 |  |  |  |  |" in page.make_page(rows)
+    share = {"name": "screening.seconds", "value": 0.25, "unit": ""}
+    assert "| bergson | 1.5 |  |  |  | 6 |" in page.make_page(rows | {"screening.seconds": share})
+
+
 @pytest.mark.parametrize(
     ("peer", "method", "claim", "least"),
     [
