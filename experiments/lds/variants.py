@@ -42,6 +42,14 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("directions.output", "loglik"),
         ("directions.estimators", "[metagradient]"),
     ),
+    # Of a training that starts from trained weights, whose derivatives do not grow.
+    "metagradient_whole": (
+        ("directions.output", "loglik"),
+        ("directions.estimators", "[metagradient]"),
+        ("directions.tail", "1"),
+        ("directions.smoothing", "0"),
+    ),
+    "margin": (("directions.output", "margin"),),
     "loglik_damping1": (("directions.output", "loglik"), ("directions.damping", "1")),
 }
 
