@@ -1,13 +1,13 @@
 """Every cell of the comparison, and its figures.
 
     python experiments/compare/run.py [--cells primary singles ...] [--seeds 0 1 ...] [--workers 2]
-        [--report]
+        [--finished] [--report]
 
 A cell is a config of this folder with overrides. Each of its seeds is a run of its own, with other
 proxies, subsets and initial weights on the same pool; what its models lost is added to losses.jsonl
 when they are all evaluated, and figures are made of that file. So seeds may be run in any order and
-on several machines, and a killed command goes on where it was. `--cells` alone runs nothing and
-writes the figures.
+on several machines, and a killed command goes on where it was. `--finished` runs nothing and adds
+what is evaluated so far; `--cells` alone only writes the figures.
 
 Models are evaluated on both parts and on the held-out tasks while their machine has them, but no
 figure is made of the report part without `--report`, and `compare_tune.json` is of the tune part
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", choices=names, default=names)
     parser.add_argument("--seeds", nargs="+", type=int, help="those of each cell that it has")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--finished", action="store_true", help="add what is there, run nothing")
     parser.add_argument("--report", action="store_true", help="look at the report part")
     options = parser.parse_args()
     for cell in (cell for cell in CELLS if cell.name in options.cells):
@@ -138,8 +139,9 @@ def main() -> None:
             if options.seeds is None or seed in options.seeds:
                 print(f"== {cell.name}, seed {seed}", file=sys.stderr)
                 experiment = experiment_of(cell, seed)
-                link_primary(cell, seed, experiment.folder)
-                run_experiment(experiment, workers=Workers(options.workers))
+                if not options.finished:
+                    link_primary(cell, seed, experiment.folder)
+                    run_experiment(experiment, workers=Workers(options.workers))
                 add_lines(LOSSES, measured_lines(cell, seed, experiment))
     part = "report" if options.report else "tune"
     mix = [t.name for t in experiment_of(CELLS[0], 0).targets if t.weight > 0]
@@ -164,16 +166,20 @@ def link_primary(cell: Cell, seed: int, folder: Path) -> None:
 
 
 def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Line]:
-    """What each finished model of a run lost, and what it took."""
+    """What each evaluated model of a run lost, and what it took."""
     compare = experiment.compare
     assert compare is not None
     targets = [target.name for target in experiment.targets]
-    training, selection = compared_costs(experiment, compare.arms)
     tasks = {part: targets for part in compare.parts}
     if "report" in compare.parts and compare.heldout:
         tasks["heldout"] = [task.name for task in compare.heldout]
-    for part, names in tasks.items():
-        for arm, seeds in load_losses(experiment.folder, part, compare, names).items():
+    found = {
+        part: load_losses(experiment.folder, part, compare, names) for part, names in tasks.items()
+    }
+    evaluated = dict.fromkeys(arm for losses in found.values() for arm in losses)
+    training, selection = compared_costs(experiment, list(evaluated))
+    for part, by_arm in found.items():
+        for arm, seeds in by_arm.items():
             for inner, losses in seeds.items():
                 yield {
                     "place": cell.place,
