@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from peak_memory import PeakMemory
 
@@ -69,10 +70,14 @@ def _generate(path: Path, rows: int) -> None:
 
 def _lines(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
     numbers = np.arange(start, min(start + GROUP, rows))
-    files = [f"c4-train.{n:05d}-of-00609" for n in (numbers // FILE_ROWS).tolist()]
-    file_rows = numbers % FILE_ROWS
+    first = int(numbers[0]) // FILE_ROWS
+    of_group = [
+        f"c4-train.{n:05d}-of-00609" for n in range(first, int(numbers[-1]) // FILE_ROWS + 1)
+    ]
+    files = pa.array(of_group).take(pa.array(numbers // FILE_ROWS - first))
+    file_rows = pa.array(numbers % FILE_ROWS)
     lengths = np.where(rng.random(len(numbers)) < 0.05, rng.integers(2, 1024, len(numbers)), 1024)
-    names = [f"{file}#{row}" for file, row in zip(files, file_rows.tolist(), strict=True)]
+    names = pc.binary_join_element_wise(files, file_rows.cast(pa.string()), "#")
     columns = [numbers, names, ["c4"] * len(numbers), files, file_rows, lengths]
     scores = rng.standard_normal(len(numbers), np.float32)
     return pa.table(dict(zip([*PROVENANCE, METHOD], [*columns, scores], strict=True)))
