@@ -2,8 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from dsdm.experiment import Experiment, load_experiment
+
+TEXTS = ("tokenizer", "examples", "targets", "overlap")
+"""What is made of the pool and the targets before any model."""
+
+
+def experiment_of_seed(path: Path, overrides: Sequence[tuple[str, str]], seed: int) -> Experiment:
+    """The experiment in a file with another seed, in a run of its own: RUN-SEED."""
+    run = load_experiment(path, overrides).run
+    return load_experiment(path, [*overrides, ("run", f"{run}-{seed}"), ("seed", str(seed))])
 
 
 def link_parts(run: Path, other: Path, names: Iterable[str]) -> None:

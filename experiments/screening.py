@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import pyarrow.parquet as pq
-from linked import link_parts
+from linked import TEXTS, experiment_of_seed, link_parts
 from record import figure, write_figures
 
 from dsdm.evaluation.intervals import paired_t_interval
@@ -30,7 +30,7 @@ from dsdm.pipeline.losses import load_losses
 from dsdm.pipeline.scores_table import SCORES
 from dsdm.pipeline.screened import screened_selection
 
-SHARED = ("tokenizer", "examples", "targets", "overlap", "proxies", "directions")
+SHARED = (*TEXTS, "proxies", "directions")
 PRIMARY = Path(__file__).parent / "compare" / "mixed.yaml"
 ARM = "top"
 TRAINED = (
@@ -38,13 +38,13 @@ TRAINED = (
     ("compare.parts", "[tune]"),
     ("compare.heldout", "[]"),
 )
-TOP = (0.05, 0.1)
+TOP = {"top5": 0.05, "top10": 0.1}
 """Shares of the candidates whose selection is compared."""
 SELECTION = "of the full selection's"
 SCORING = "of the full scoring's"
 UNITS = {
-    **{f"top{share:.0%}".strip("%") + ".score": f"{SELECTION} total score" for share in TOP},
-    **{f"top{share:.0%}".strip("%") + ".recall": SELECTION for share in TOP},
+    **{f"{name}.score": f"{SELECTION} total score" for name in TOP},
+    **{f"{name}.recall": SELECTION for name in TOP},
     "estimated_recall": f"{SELECTION}, by the sample alone",
     "estimated_gain": f"{SELECTION}, by the sample alone",
     "rows": "of the pool's rows",
@@ -70,21 +70,19 @@ def measured(
     path: Path, overrides: Sequence[tuple[str, str]], seed: int, screening: str = "{}"
 ) -> dict[str, float]:
     """What one seed's screened run is, beside its full one."""
-    folder = f"{load_experiment(path, overrides).run}-{seed}"
-    shared = [*overrides, ("seed", str(seed)), *TRAINED]
-    full = load_experiment(path, [*shared, ("run", folder)])
+    shared = [*overrides, *TRAINED]
+    full = experiment_of_seed(path, shared, seed)
     run_experiment(full)
-    changed = [("run", f"{folder}-screened"), ("scores.screening", screening)]
-    screened = load_experiment(path, [*shared, *changed])
+    changed = [("run", f"{full.run}-screened"), ("scores.screening", screening)]
+    screened = load_experiment(path, [*shared, ("seed", str(seed)), *changed])
     link_parts(full.folder, screened.folder, SHARED)
     run_experiment(screened)
     method = full.selecting_method
     exact, part = (_scores(one, method) for one in (full, screened))
     values = {}
-    for share in TOP:
+    for name, share in TOP.items():
         count = int(share * len(exact))
         best, chosen = np.argsort(-exact)[:count], np.argsort(-part)[:count]
-        name = f"top{share:.0%}".strip("%")
         values[f"{name}.score"] = float(exact[chosen].sum() / exact[best].sum())
         values[f"{name}.recall"] = float(np.isin(best, chosen).mean())
     found = screened_selection(screened.folder, screened)

@@ -24,12 +24,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from linked import link_parts
+from linked import TEXTS, experiment_of_seed, link_parts
 from record import commit, figure, machine, read_lines, write_figures, write_lines
 
 from dsdm.evaluation.comparison import ALL_TARGETS, ComparedLoss, Losses, compare_losses
 from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, mean_cost, multipliers
-from dsdm.experiment import Experiment, load_experiment
+from dsdm.experiment import Experiment
 from dsdm.pipeline import Workers, run_experiment
 from dsdm.pipeline.costs import compared_costs
 from dsdm.pipeline.losses import load_losses
@@ -49,7 +49,6 @@ METHODS = {
     "source-matched": "sourcematched",
 }
 """What arms are called in the figures; others by their own name."""
-SHARED = ("tokenizer", "examples", "targets", "overlap", "heldout")
 NATS = "nats a target token"
 PRIMARY = "mixed.2m.2m"
 TRANSFER = "singles"
@@ -94,7 +93,7 @@ CELLS = (
             ("scores.screening", "{}"),
         ),
         suffix="-cheap",
-        links=(*SHARED, "proxies/0", "directions/ekfac/0"),
+        links=(*TEXTS, "heldout", "proxies/0", "directions/ekfac/0"),
     ),
     Cell(
         "singles",
@@ -154,9 +153,7 @@ def experiment_of(cell: Cell, seed: int) -> Experiment:
     overrides = list(cell.overrides)
     if cell.arms:
         overrides.append(("compare.arms", f"[{', '.join(map(repr, cell.arms))}]"))
-    path = HERE / f"{cell.config}.yaml"
-    run = load_experiment(path, overrides).run
-    return load_experiment(path, [*overrides, ("run", f"{run}-{seed}"), ("seed", str(seed))])
+    return experiment_of_seed(HERE / f"{cell.config}.yaml", overrides, seed)
 
 
 def link_primary(cell: Cell, seed: int, folder: Path) -> None:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from record import figure, write_figures
 
-from dsdm.datamodel.gradients import mean_gradient
+from dsdm.datamodel.estimators.metagradient import trained_gradients
 from dsdm.experiment import load_experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.model_stages import replay_of, target_rows
@@ -34,21 +34,8 @@ def main() -> None:
     experiment = load_experiment(setup, whole)
     run = run_experiment(experiment, until="proxies")
     replay, config = replay_of(run, 0), experiment.directions
-    model = replay.train()
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     targets = target_rows(run, "fit")
-    gradients = [
-        mean_gradient(
-            model,
-            rows,
-            config.output,
-            names,
-            batch_tokens=config.batch_tokens,
-            precision=config.precision,
-            context_weight=config.context_weight,
-        )
-        for rows in targets.values()
-    ]
+    gradients = trained_gradients(replay.train(), targets, config)
     norms: dict[int, list[float]] = {}
     for influence in replay.influences(gradients):
         norms[influence.step] = [

@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from lds import KINDS, bank_config, read_losses
-from linked import link_parts
+from linked import TEXTS, link_parts
 from record import figure, write_figures
 
 from dsdm.experiment import Experiment, load_experiment
@@ -28,7 +28,7 @@ from dsdm.trust.lds import Board, lds_board
 
 PROXIES = 2
 PLAIN = "plain"
-SHARED = ("tokenizer", "examples", "targets", "overlap", "proxies")
+SHARED = (*TEXTS, "proxies")
 VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "loglik": (("directions.output", "loglik"),),
     "answers": (("directions.context_weight", "0"),),

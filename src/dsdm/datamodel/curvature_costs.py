@@ -14,7 +14,6 @@ FACTOR_PASSES = 2.0
 BASIS_TOKENS = 256
 """Tokens for each dimension of the widest layer that EK-FAC's eigenbases are taken from: George et
 al. renew them less often than the eigenvalues, which decide more."""
-_PASSES_OVER_SAMPLE = {"ekfac": 1.0, "trak": 1.0}
 
 
 @runtime_checkable
@@ -46,8 +45,9 @@ def basis_stride(layers: Collection[LayerShape], tokens: Number) -> int:
 
 def sample_passes(method: str, layers: Collection[LayerShape], tokens: Number) -> Number:
     """How often an estimator reads its sample of the pool; EK-FAC a part of it once more."""
-    bases = 1 / basis_stride(layers, tokens) if method == "ekfac" else 0.0
-    return _PASSES_OVER_SAMPLE.get(method, 0.0) + bases
+    if method == "ekfac":
+        return 1 + 1 / basis_stride(layers, tokens)
+    return 1 if method == "trak" else 0
 
 
 def curvature_flops(
@@ -89,7 +89,7 @@ def _eigenvalues(layer: LayerShape, tokens: Number, rows: Number) -> Number:
     """Each row's gradient in the eigenbases: the narrow side token by token."""
     d_in, d_out = layer.d_in, layer.d_out
     if layer.is_table:
-        return _formed(layer, tokens) + rows * 2 * d_out * d_in**2
+        return _turned(layer, tokens, rows)
     narrow, wide = min(d_in, d_out), max(d_in, d_out)
     return tokens * (2 * narrow**2 + 2 * d_in * d_out) + rows * 2 * d_in * d_out * wide
 
@@ -97,7 +97,7 @@ def _eigenvalues(layer: LayerShape, tokens: Number, rows: Number) -> Number:
 def _moments(layer: LayerShape, tokens: Number, rows: Number) -> Number:
     """Second moments of inputs and of output gradients."""
     if layer.is_table:
-        return _formed(layer, tokens) + rows * 2 * layer.d_out * layer.d_in**2
+        return _turned(layer, tokens, rows)
     return tokens * 2 * (layer.d_in**2 + layer.d_out**2)
 
 
@@ -107,6 +107,11 @@ def _features(layer: LayerShape, left: int, right: int, tokens: Number, rows: Nu
     if layer.is_table:
         return _formed(layer, tokens) + rows * 2 * left * d_in * (d_out + right)
     return tokens * 2 * (left * d_out + right * d_in + left * right)
+
+
+def _turned(layer: LayerShape, tokens: Number, rows: Number) -> Number:
+    """Each row's gradient of a table times a matrix of its narrow side, or times itself."""
+    return _formed(layer, tokens) + rows * 2 * layer.d_out * layer.d_in**2
 
 
 def _formed(layer: LayerShape, tokens: Number) -> Number:

@@ -40,20 +40,49 @@ class Shape:
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """Multiply-adds and numbers that the linear layers come to."""
+    """Multiply-adds and numbers that the layers which directions move come to."""
 
     shapes: tuple[Shape, ...]
-    weights: int
-    """Sum of d_in x d_out."""
-    squares: int
-    """Sum of d_in^2 + d_out^2."""
-    cubes: float
-    """Sum of d_in^3 + d_out^3."""
-    widths: int
-    """Sum of d_in + d_out."""
-    largest: int
-    """Largest d_in x d_out."""
-    count: int
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer]) -> "LayerSizes":
+        """Without their weights."""
+        return cls(tuple(Shape(la.d_in, la.d_out, la.is_table, la.is_head) for la in layers))
+
+    @property
+    def _decomposed(self) -> list[int]:
+        """The widths of what is decomposed: both sides, but never a table's vocabulary."""
+        return [n for la in self.shapes for n in (la.d_in, 0 if la.is_table else la.d_out)]
+
+    @property
+    def weights(self) -> int:
+        """Sum of d_in x d_out."""
+        return sum(la.d_in * la.d_out for la in self.shapes)
+
+    @property
+    def squares(self) -> int:
+        """Sum of d_in^2 + d_out^2."""
+        return sum(n**2 for n in self._decomposed)
+
+    @property
+    def cubes(self) -> float:
+        """Sum of d_in^3 + d_out^3."""
+        return float(sum(n**3 for n in self._decomposed))
+
+    @property
+    def widths(self) -> int:
+        """Sum of d_in + d_out."""
+        return sum(la.d_in + la.d_out for la in self.shapes)
+
+    @property
+    def largest(self) -> int:
+        """Largest d_in x d_out."""
+        return max(la.d_in * la.d_out for la in self.shapes)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.shapes)
 
 
 @dataclass(frozen=True)
@@ -120,7 +149,7 @@ def measure_speed(
         experiment.scores,
     )
     layers = moved_layers(model, embeddings=directions.embeddings)
-    sizes = layer_sizes(layers)
+    sizes = LayerSizes.of(layers)
     names = [name for layer in layers for name in layer.parameter_names]
     gradient = partial(
         mean_gradient,
@@ -231,19 +260,3 @@ def _eigh_seconds(device: torch.device) -> float:
     matrix = (matrix + matrix.T).to(device)
 
     return _timed(partial(torch.linalg.eigh, matrix), device) / EIGH_SIZE**3
-
-
-def layer_sizes(layers: Sequence[Layer]) -> LayerSizes:
-    """The sizes of the layers that directions move."""
-    sizes = [(layer.d_in, layer.d_out) for layer in layers]
-    # A table's vocabulary is never decomposed.
-    sides = [(i, 0 if la.is_table else o) for la, (i, o) in zip(layers, sizes, strict=True)]
-    return LayerSizes(
-        shapes=tuple(Shape(la.d_in, la.d_out, la.is_table, la.is_head) for la in layers),
-        weights=sum(i * o for i, o in sizes),
-        squares=sum(i * i + o * o for i, o in sides),
-        cubes=float(sum(i**3 + o**3 for i, o in sides)),
-        widths=sum(i + o for i, o in sizes),
-        largest=max(i * o for i, o in sizes),
-        count=len(sizes),
-    )

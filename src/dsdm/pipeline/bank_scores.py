@@ -158,4 +158,4 @@ def _targets(run: Run) -> list[str]:
 
 
 def _cost(works: Iterable[Work]) -> MethodCost:
-    return sum((own_cost(work.path) for work in works), MethodCost())
+    return sum((own_cost(work.path, work.stage) for work in works), MethodCost())

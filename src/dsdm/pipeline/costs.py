@@ -30,7 +30,7 @@ def measured_costs(run_folder: Path) -> dict[str, MethodCost]:
     costs = {}
     for stage in dict.fromkeys([*STAGES, *BY_METHOD]):
         for name in _folders(run_folder, stage):
-            found = list(_costs(run_folder / name))
+            found = list(_costs(run_folder / name, stage))
             if found:
                 costs[name] = sum(found, MethodCost())
     return costs
@@ -86,7 +86,7 @@ def training_cost(run_folder: Path, arm: str) -> MethodCost:
         cost
         for path in models
         if path.parent.name.rpartition("-")[0] == arm
-        for cost in _costs(path.parent)
+        for cost in _costs(path.parent, "models")
     ]
     if not found:
         raise ArtifactError(
@@ -115,17 +115,14 @@ def compared_costs(
     return training, selection
 
 
-def own_cost(artifact: Path) -> MethodCost:
+def own_cost(artifact: Path, stage: str) -> MethodCost:
     """What an artifact took, as if its method were the only one.
 
     A pass over the pool for several estimators costs each of them the whole of it; directions are
     made in one pass for checkpoints of one estimator, which share it.
-
-    Args:
-        artifact: Its folder, `RUN/STAGE/...`, however the run's own is written.
     """
     cost = load_cost(artifact)
-    parts = cost["made_with"] if "directions" in artifact.parts[-3:-2] else 1.0
+    parts = cost["made_with"] if stage == "directions" else 1.0
     return MethodCost(cost["flops"] / parts, cost["seconds"] / parts)
 
 
@@ -137,9 +134,9 @@ def _folders(run_folder: Path, stage: str) -> list[str]:
     return [f"{stage}/{name}" for name in names]
 
 
-def _costs(folder: Path) -> Iterator[MethodCost]:
-    """Of each finished artifact in a folder, or of the folder itself."""
+def _costs(folder: Path, stage: str) -> Iterator[MethodCost]:
+    """Of each finished artifact of a stage in a folder, or of the folder itself."""
     for path in sorted(folder.rglob(COST)):
         # Artifacts that are being written are hidden.
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield own_cost(path.parent)
+            yield own_cost(path.parent, stage)

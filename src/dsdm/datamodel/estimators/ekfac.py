@@ -71,7 +71,7 @@ def _eigenbases(problem: Problem, config: DirectionsConfig) -> dict[str, Eigenba
     grads = {
         la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers if not la.is_table
     }
-    stride = basis_stride(problem.layers, float(np.sum(problem.sample.lengths)))
+    stride = basis_stride(problem.layers, int(np.sum(problem.sample.lengths)))
     for factors in problem.sample_factors(config, config.labels, every=stride):
         for name, one in factors.items():
             if isinstance(one, LayerFactors):

@@ -19,15 +19,23 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows
 from dsdm.datamodel.config import DirectionsConfig
-from dsdm.datamodel.estimators.problem import Tensors
-from dsdm.datamodel.gradients import mean_gradient
+from dsdm.datamodel.estimators.problem import Tensors, target_gradient
 from dsdm.datamodel.layers import moved_layers
 from dsdm.errors import ConfigError
 from dsdm.lm.replay import Replay
 from dsdm.lm.schedule import kept_steps
+
+
+def trained_gradients(
+    model: PreTrainedModel, targets: Mapping[str, Rows], config: DirectionsConfig
+) -> list[Tensors]:
+    """Each target's mean gradient in all parameters that training moves."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [target_gradient(model, rows, config, names) for rows in targets.values()]
 
 
 def metagradient_directions(
@@ -50,19 +58,7 @@ def metagradient_directions(
             "(proxies.checkpoints), or follow more of it."
         )
     model = replay.train(advance)
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    gradients = [
-        mean_gradient(
-            model,
-            rows,
-            config.output,
-            trained,
-            batch_tokens=config.batch_tokens,
-            precision=config.precision,
-            context_weight=config.context_weight,
-        )
-        for rows in targets.values()
-    ]
+    gradients = trained_gradients(model, targets, config)
     layers = moved_layers(model, embeddings=config.embeddings)
     moved = [name for layer in layers for name in layer.parameter_names]
     sums: list[dict[str, Tensors]] = [{target: {} for target in targets} for _ in ends]

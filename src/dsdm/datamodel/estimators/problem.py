@@ -1,6 +1,6 @@
 """What every estimator is given."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,21 @@ from dsdm.lm.outputs import sampled_labels
 Tensors = dict[str, Tensor]
 
 
+def target_gradient(
+    model: PreTrainedModel, rows: Rows, config: DirectionsConfig, names: Sequence[str]
+) -> Tensors:
+    """The mean output gradient of a target's rows in the named parameters, as it is asked for."""
+    return mean_gradient(
+        model,
+        rows,
+        config.output,
+        names,
+        batch_tokens=config.batch_tokens,
+        precision=config.precision,
+        context_weight=config.context_weight,
+    )
+
+
 @dataclass(frozen=True)
 class Problem:
     """One proxy, the targets' rows to fit, and the sample of the pool for its curvature."""
@@ -31,15 +46,7 @@ class Problem:
     def target_gradient(self, target: str, config: DirectionsConfig) -> Tensors:
         """The mean output gradient of one target, by parameter name."""
         names = [name for layer in self.layers for name in layer.parameter_names]
-        gradient = mean_gradient(
-            self.model,
-            self.targets[target],
-            config.output,
-            names,
-            batch_tokens=config.batch_tokens,
-            precision=config.precision,
-            context_weight=config.context_weight,
-        )
+        gradient = target_gradient(self.model, self.targets[target], config, names)
         self.advance(int(self.targets[target].lengths.sum()))
         return gradient
 
