@@ -34,10 +34,10 @@ derivative along the targets' mean gradient. What each method is, and in which s
 |---|---|---:|---:|---:|---:|---:|---:|---:|
 """
 BEST_TEXT = """
-Against our default, forward scoring in the machine's best precision, each peer at its fastest. The
-last column is its best setting against ours, which is screening: the pool's rows a second, by the
-share of a full scoring's time that screening took (`screening.seconds`). No peer has the like, and
-what it leaves out of the selection is below.
+Against forward scoring of every row in the machine's best precision, each peer at its fastest. The
+last column is its best setting against ours and our default, which is to screen pools of 20,000
+candidates or more: the pool's rows a second, by the share of a full scoring's time that screening
+took (`screening.seconds`). No peer has the like, and what it leaves out of the selection is below.
 
 | peer | best setting | scores | features | TRAK | best, ours screened |
 |---|---:|---:|---:|---:|---:|

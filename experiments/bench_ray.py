@@ -57,7 +57,12 @@ def _experiment(folder: Path, rows: int) -> Experiment:
         "examples": {"row_tokens": 32},
         "proxies": {"count": 1, "fraction": 0.05, "train": {"batch_tokens": 4096}},
         "directions": {"estimators": ["gradient"], "curvature_rows": 256},
-        "scores": {"method": "forward", "calibration_rows": 128, "min_correlation": -1.0},
+        "scores": {
+            "method": "forward",
+            "calibration_rows": 128,
+            "min_correlation": -1.0,
+            "screening": None,
+        },
         "selection": {"fraction": 0.1},
         "device": "cpu",
     }

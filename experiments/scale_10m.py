@@ -203,7 +203,12 @@ def _run_until(stage: str, workers: int, folder: Path, rows: int) -> float:
             "train": {"batch_tokens": 4096},
         },
         "directions": {"estimators": ["gradient"], "curvature_rows": 256},
-        "scores": {"method": "forward", "calibration_rows": 128, "min_correlation": -1.0},
+        "scores": {
+            "method": "forward",
+            "calibration_rows": 128,
+            "min_correlation": -1.0,
+            "screening": None,
+        },
         "selection": {"fraction": 0.1},
         "device": "cpu",
     }

@@ -34,7 +34,7 @@ SHARED = (*TEXTS, "proxies", "directions")
 PRIMARY = Path(__file__).parent / "compare" / "mixed.yaml"
 ARM = "top"
 TRAINED = (
-    ("compare.arms", f"[{ARM}]"),  # `bottom` would need all scores
+    ("compare.arms", f"[{ARM}]"),
     ("compare.parts", "[tune]"),
     ("compare.heldout", "[]"),
 )
@@ -71,7 +71,7 @@ def measured(
 ) -> dict[str, float]:
     """What one seed's screened run is, beside its full one."""
     shared = [*overrides, *TRAINED]
-    full = experiment_of_seed(path, shared, seed)
+    full = experiment_of_seed(path, [*shared, ("scores.screening", "null")], seed)
     run_experiment(full)
     changed = [("run", f"{full.run}-screened"), ("scores.screening", screening)]
     screened = load_experiment(path, [*shared, ("seed", str(seed)), *changed])

@@ -18,12 +18,14 @@ from dsdm.data.share import ShareConfig
 from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
 from dsdm.datamodel.config import (
+    AUTO,
     ESTIMATOR_NAMES,
     LESS,
     METAGRADIENT,
     MIX,
     DirectionsConfig,
     ScoresConfig,
+    ScreeningConfig,
     scored_targets,
     scores_forward,
 )
@@ -31,8 +33,14 @@ from dsdm.errors import ArtifactError, ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
+from dsdm.selection.rules import selected_share
+from dsdm.selection.streaming import is_plain
 from dsdm.trust.config import CheckConfig
 
+SCREENED_FROM = 20_000
+"""Candidates in a pool that is screened unasked: with fewer, all are scored in minutes."""
+MOST_SCREENED = 0.1
+"""Share of a pool up to which what is selected is known to survive screening (docs/method.md)."""
 DIGEST = b"# sha256 of the lines above: "
 
 
@@ -133,24 +141,43 @@ class Experiment(Config):
 
     def _check_screening(self) -> None:
         screening = self.scores.screening
-        if screening is None:
+        if not isinstance(screening, ScreeningConfig):
             return
-        wanted = scored_targets([target.name for target in self.targets], self.scores)
-        is_forward = wanted == [MIX] and scores_forward(self.scores, 1)
-        if not is_forward or LESS in self.directions.estimators:
+        if not self._is_screenable:
             raise ValueError(
                 "`scores.screening` is for forward scores of the targets' mix: leave `method` auto "
                 "or forward, cosine and per_target false and per_example 0, and take no `less`"
             )
-        arms, epochs = self.compared_arms, self.compare.epochs if self.compare else 1.0
-        most = max([1.0, *(arm.times_selected(epochs) for arm in arms if arm.kind == "top")])
-        if most * (self.selection.fraction or 0.0) > screening.share:
+        if self._most_selected(self.selection.fraction or 0.0) > screening.share:
             raise ValueError(
                 f"`scores.screening.share` {screening.share:g} is less than what is selected: give "
                 "more"
             )
-        if any(arm.kind == "bottom" for arm in arms):
-            raise ValueError("`bottom` needs all scores: leave that arm, or scores.screening, out")
+
+    @property
+    def _is_screenable(self) -> bool:
+        """Whether candidates are scored by forward passes along the mix alone."""
+        wanted = scored_targets([target.name for target in self.targets], self.scores)
+        is_forward = wanted == [MIX] and scores_forward(self.scores, 1)
+        return is_forward and LESS not in self.directions.estimators
+
+    def _most_selected(self, share: float) -> float:
+        """The largest share of the pool that is chosen by scores, where a selection is `share`."""
+        epochs = self.compare.epochs if self.compare else 1.0
+        tops = [arm for arm in self.compared_arms if arm.kind == "top"]
+        return share * max([1.0, *(arm.times_selected(epochs) for arm in tops)])
+
+    def screening(
+        self, num_candidates: int | float, num_tokens: int | float
+    ) -> ScreeningConfig | None:
+        """What part of a pool of this size is scored exactly; None: all of it."""
+        screening, selection = self.scores.screening, self.selection
+        if screening != AUTO:
+            return screening
+        if num_candidates < SCREENED_FROM or not (self._is_screenable and is_plain(selection)):
+            return None
+        most = self._most_selected(selected_share(selection, num_candidates, num_tokens))
+        return ScreeningConfig() if most <= MOST_SCREENED else None
 
     @property
     def own_tokenizer(self) -> TokenizerConfig:

@@ -8,7 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dsdm import experiment as dsdm_experiment
+from dsdm.datamodel.config import ScreeningConfig
 from dsdm.evaluation.intervals import share_interval
+from dsdm.experiment import load_experiment
 from tests.tiny_runs import Dsdm, add_pool_file, write_data, write_experiment
 
 SCREENING = {"sample": 0.35, "share": 0.6}
@@ -93,20 +96,71 @@ def test_where_more_than_scores_decides_nothing_is_estimated(tmp_path: Path, dsd
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"selection": {"fraction": 0.7}}, "less than what is selected"),
-        ({"compare": {"arms": ["top", "bottom"]}}, "`bottom` needs all scores"),
-    ],
+    "changes",
+    [{"selection": {"fraction": 0.7}}, {"compare": {"arms": ["top-1epochs"], "epochs": 4}}],
 )
-def test_what_needs_more_than_is_scored_is_refused(
-    tmp_path: Path, dsdm: Dsdm, changes: dict[str, Any], message: str
+def test_more_than_is_scored_can_not_be_selected(
+    tmp_path: Path, dsdm: Dsdm, changes: dict[str, Any]
 ) -> None:
     write_data(tmp_path)
     experiment = write_experiment(tmp_path, scores={"screening": SCREENING}, **changes)
     code, _, err = dsdm("run", experiment)
     assert code == 2
-    assert message in err
+    assert "less than what is selected" in err
+
+
+def test_large_pools_are_screened_unasked(
+    tmp_path: Path, dsdm: Dsdm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dsdm_experiment, "SCREENED_FROM", 500)
+    write_data(tmp_path)
+    examples = {"unit": "row", "row_tokens": 8}
+    path = write_experiment(tmp_path, examples=examples, selection={"fraction": 0.05})
+    code, out, err = dsdm("run", path)
+    assert code == 0, err
+    assert "24.0% of 674 rows scored exactly" in out
+    # What is decided stays: for a larger budget, for a comparison with the bottom, for more text.
+    scores, chosen = tmp_path / "run" / "scores", tmp_path / "chosen"
+    code, _, err = dsdm("select", scores, "--fraction", "0.15", "--out", chosen)
+    assert code == 0, err
+    code, out, err = dsdm("compare", path, "--compare.arms", "[top, bottom]")
+    assert code == 0, err
+    assert "scores       0 made" in err
+    add_pool_file(tmp_path, "c", seed=5)
+    assert dsdm("run", path)[0] == 0
+    # More than a tenth is scored anew, where that is asked for.
+    code, _, err = dsdm("run", path, "--selection.fraction", "0.2")
+    assert code == 2
+    assert "--redo scores" in err
+    code, out, err = dsdm("run", path, "--selection.fraction", "0.2", "--redo", "scores")
+    assert code == 0, err
+    assert "\nscreened " not in out
+
+
+@pytest.mark.parametrize(
+    ("candidates", "changes", "is_screened"),
+    [
+        (20_000, {}, True),
+        (19_999, {}, False),
+        (20_000, {"selection": {"fraction": 0.11}}, False),
+        (20_000, {"selection": {"fraction": None, "tokens": 2e5}}, True),
+        (20_000, {"selection": {"fraction": None, "tokens": 3e5}}, False),
+        (20_000, {"selection": {"fraction": None, "candidates": 2_000}}, True),
+        (20_000, {"selection": {"fraction": None, "candidates": 3_000}}, False),
+        (20_000, {"selection": {"fraction": 0.1, "source_cap": 0.5}}, False),
+        (20_000, {"scores": {"per_target": True}}, False),
+        (20_000, {"scores": {"screening": None}}, False),
+        (100, {"scores": {"screening": {}}}, True),
+        (20_000, {"compare": {"arms": ["top-2epochs"]}}, False),
+        (20_000, {"directions": {"estimators": ["ekfac", "trak"]}}, True),
+    ],
+)
+def test_what_is_screened_unasked(
+    tmp_path: Path, candidates: int, changes: dict[str, Any], is_screened: bool
+) -> None:
+    path = write_experiment(tmp_path, **({"selection": {"fraction": 0.1}} | changes))
+    screening = load_experiment(path).screening(candidates, 100 * candidates)
+    assert screening == (ScreeningConfig() if is_screened else None)
 
 
 def test_screening_is_for_forward_scores_of_the_mix(tmp_path: Path, dsdm: Dsdm) -> None:

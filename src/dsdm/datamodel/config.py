@@ -20,6 +20,8 @@ MIX = "mix"
 FORWARD_AT_MOST = 1
 """Directions up to which two forward passes for each are cheaper than one backward pass."""
 
+AUTO: Literal["auto"] = "auto"
+
 Labels = Literal["data", "sampled"]
 
 
@@ -97,9 +99,10 @@ class ScoresConfig(Config):
     """Score each target by itself, beside the mix."""
     per_example: int = 0
     """So many examples of each target are scored by themselves too (needs `backward`)."""
-    screening: ScreeningConfig | None = None
-    """Score only the candidates that could be selected (needs forward scores of the mix alone);
-    None: all of them."""
+    screening: ScreeningConfig | Literal["auto"] | None = AUTO
+    """Score only the candidates that could be selected, which needs forward scores of the mix
+    alone; `auto` does where that holds, the pool has 20,000 candidates and at most a tenth of it is
+    selected, by scores alone; None: score all."""
     effect_nats: float = 0.02
     """Largest forward step: the standard deviation of its effect on the calibration rows' outputs.
     A quarter and a sixteenth of it are tried too, and the best is taken."""
@@ -108,7 +111,7 @@ class ScoresConfig(Config):
     min_correlation: float = 0.98
     """Forward scores that agree less with the exact derivative are an error."""
     batch_tokens: int = 8192
-    """Tokens in one forward pass, padding included."""
+    """Tokens in one forward pass, padding included; on the CPU 4,096 are the most."""
     precision: Precision = "auto"
     """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""
 

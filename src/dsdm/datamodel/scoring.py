@@ -34,6 +34,10 @@ BACKWARD_PASSES = 3.0
 """What backward scoring costs in forward passes, whatever the number of directions: forward,
 backward without weight gradients, and the examples' gradients, which serve every direction."""
 
+CPU_TOKENS = 4096
+"""Most tokens in a forward pass on the CPU: what a layer makes of twice as many falls out of the
+cache, and takes 6% to 9% longer (experiments/LOG.md, 2026-11-28, ninth session)."""
+
 SHRINKS = (1, 1 / 4, 1 / 16)
 """Parts of the largest step that are tried: curvature shows at large ones, rounding at small."""
 
@@ -127,8 +131,10 @@ def each_slope(
 ) -> None:
     """Calls `keep` with the rows' indices and the slopes of what `outputs` gives, by batches."""
     above, below = perturbed(model, direction, step), perturbed(model, direction, -step)
+    is_cpu = model.device.type == "cpu"
+    batch_tokens = min(config.batch_tokens, CPU_TOKENS) if is_cpu else config.batch_tokens
     with torch.inference_mode(), autocast(model.device, config.precision):
-        for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
+        for indices, batch in iter_batches(rows, batch_tokens, model.device):
             # Differences are taken in fp64: both outputs are near each other.
             upper, lower = outputs(above, batch).double(), outputs(below, batch).double()
             keep(indices, ((upper - lower) / (2 * step)).cpu().numpy())

@@ -2,7 +2,12 @@
 
 import math
 
-from dsdm.datamodel.config import METAGRADIENT, scored_targets, scores_forward
+from dsdm.datamodel.config import (
+    METAGRADIENT,
+    ScreeningConfig,
+    scored_targets,
+    scores_forward,
+)
 from dsdm.datamodel.curvature_costs import FACTOR_PASSES, curvature_flops, sample_passes
 from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
 from dsdm.datamodel.screening import MOST_SAMPLED
@@ -168,7 +173,7 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     config, speed, pool = experiment.scores, measured.speed, measured.pool
     wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
     forward = scores_forward(config, wanted)
-    screening = config.screening
+    screening = _screening_of(experiment, measured)
     share = screening.share - _sampled_rows(experiment, measured) / pool.rows if screening else 1.0
     # Forward passes are each estimator's own; a backward pass serves all.
     tokens = (num_methods if forward else 1) * experiment.proxies.num_points * share * pool.tokens
@@ -193,8 +198,8 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
 
 def _screening(experiment: Experiment, measured: Measured) -> Cost:
     """The sample's exact scores; nothing where all of the pool is scored."""
-    screening, speed, pool = experiment.scores.screening, measured.speed, measured.pool
-    if screening is None:
+    speed, pool = measured.speed, measured.pool
+    if _screening_of(experiment, measured) is None:
         return Cost()
     rows = _sampled_rows(experiment, measured)
     points = experiment.proxies.num_points * len(experiment.directions.estimators)
@@ -209,8 +214,13 @@ def _screening(experiment: Experiment, measured: Measured) -> Cost:
     )
 
 
+def _screening_of(experiment: Experiment, measured: Measured) -> ScreeningConfig | None:
+    pool = measured.pool
+    return experiment.screening(num_candidates(experiment, pool), pool.tokens)
+
+
 def _sampled_rows(experiment: Experiment, measured: Measured) -> Number:
-    screening = experiment.scores.screening
+    screening = _screening_of(experiment, measured)
     return min(screening.sample * measured.pool.rows, MOST_SAMPLED) if screening else 0
 
 

@@ -15,7 +15,7 @@ from dsdm.config import as_dict, fingerprint
 from dsdm.data.overlap import DEFAULT_WORDS
 from dsdm.data.sequences import AllBut, Rows
 from dsdm.data.tasks import Part
-from dsdm.datamodel.config import METAGRADIENT
+from dsdm.datamodel.config import AUTO, METAGRADIENT
 from dsdm.errors import ConfigError, DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.lm.schedule import kept_steps, mean_rates
@@ -62,7 +62,7 @@ def directions_work(run: Run) -> Iterator[Work]:
                 "estimator": method,
                 "weights": target_weights(run),
                 "directions": _without(experiment.directions, "estimators"),
-                "scores": msgspec.structs.replace(experiment.scores, screening=None),
+                "scores": msgspec.structs.replace(experiment.scores, screening=AUTO),
             }
             if checkpoints > 1:
                 config["checkpoint"] = number % checkpoints

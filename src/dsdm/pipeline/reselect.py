@@ -1,13 +1,16 @@
 """Selecting again from the scores of a finished run, with another budget or other rules."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dsdm.artifacts import check_contents
+from dsdm.config import as_dict
 from dsdm.errors import ArtifactError
 from dsdm.experiment import Experiment, load_recorded
 from dsdm.pipeline.data_stages import examples_work, overlap_work, tokenizer_work
 from dsdm.pipeline.run import Run
+from dsdm.pipeline.score_stages import screening_of
 from dsdm.pipeline.select_stages import merged_scores_work, reselect_work
 from dsdm.pipeline.work import finished_counts, perform
 
@@ -54,17 +57,19 @@ def _load(
             f"{scores}: is not the scores folder of a run: there is no {path}. Give RUN/scores, "
             "where RUN is the `run` folder of an experiment."
         )
-    replaced = [(f"selection.{name}", "null") for name in BUDGETS]
-    replaced += [(f"selection.{name}", str(value)) for name, value in budget.items()]
-    replaced += [(f"selection.{name.removeprefix('selection.')}", v) for name, v in overrides]
-    experiment = load_recorded(path, replaced)
-    if experiment.folder.resolve() != folder.resolve():
+    recorded = load_recorded(path)
+    if recorded.folder.resolve() != folder.resolve():
         raise ArtifactError(
-            f"{path}: says that the run's folder is {experiment.run}, which from here is not "
+            f"{path}: says that the run's folder is {recorded.run}, which from here is not "
             f"{folder}. Start `dsdm select` where `dsdm run` was started, since paths are relative "
             "to there; where the run was moved, correct `run` in that file."
         )
-    return experiment
+    # What was screened is decided, whatever another budget would have had screened.
+    replaced = [("scores.screening", json.dumps(as_dict(screening_of(Run(recorded)))))]
+    replaced += [(f"selection.{name}", "null") for name in BUDGETS]
+    replaced += [(f"selection.{name}", str(value)) for name, value in budget.items()]
+    replaced += [(f"selection.{name.removeprefix('selection.')}", v) for name, v in overrides]
+    return load_recorded(path, replaced)
 
 
 def _require_scores(run: Run) -> None:

@@ -1,6 +1,7 @@
 """The stages that score candidates: what is learned to screen them by, and the scores."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,12 @@ from jaxtyping import Bool, Float
 from dsdm.artifacts import Draft, write_json
 from dsdm.data.examples import Shard
 from dsdm.data.sequences import AllBut, Rows, Subset
-from dsdm.datamodel.config import LESS, MIX, scored_targets, scores_forward
+from dsdm.datamodel.config import LESS, MIX, ScreeningConfig, scored_targets, scores_forward
 from dsdm.pipeline.data_stages import examples_work
 from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one, target_weights
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES, Combination, candidate_means, write_scores
-from dsdm.pipeline.work import Advance, Pass, Work, fingerprints, progress
+from dsdm.pipeline.work import Advance, Pass, Work, fingerprints, finished_counts, progress
 
 if TYPE_CHECKING:
     from dsdm.datamodel.screening import Tables
@@ -33,15 +34,26 @@ CUT_CANDIDATES = 50_000
 
 def screening_work(run: Run) -> Iterator[Work]:
     """For each estimator, what its scores are predicted by; nothing where all are computed."""
-    screening = run.experiment.scores.screening
+    screening = screening_of(run)
     if screening is None:
         return
     directions = list(directions_work(run))
     for method in run.experiment.directions.estimators:
         own = [work for work in directions if work.path.parent.name == method]
         path = run.folder / SCREENING / method
-        make = partial(_screen, run, method)
+        make = partial(_screen, run, method, screening)
         yield Work(SCREENING, path, screening, fingerprints(own), make)
+
+
+def screening_of(run: Run) -> ScreeningConfig | None:
+    """What part of the pool is scored exactly, by the files that the run began with; None: all."""
+    shards = zip(run.shards, examples_work(run), strict=True)
+    sizes = Counter[str]()
+    for shard, work in shards:
+        if shard.is_first:
+            sizes.update(finished_counts(work))
+    unit = "rows" if run.experiment.examples.unit == "row" else "documents"
+    return run.experiment.screening(sizes[unit], sizes["tokens"])
 
 
 def scores_work(run: Run) -> Iterator[Work]:
@@ -57,7 +69,7 @@ def scores_work(run: Run) -> Iterator[Work]:
             inputs = fingerprints([examples, *own])
             # Named by its folder: a replicate's pass is another one.
             name = str(run.folder / "scores" / shard.name)
-            score = partial(_score, run, shard.number)
+            score = partial(_score, run, shard.number, bool(screenings))
             shared = Pass(name, score) if is_shared and method != LESS else None
             yield Work("scores", path, {}, inputs, partial(make_one, score, path), shared)
 
@@ -99,12 +111,10 @@ def combined(run: Run, method: str, columns: Float[np.ndarray, "rows points"]) -
     return combination_of(run).score(method, named)
 
 
-def _screen(run: Run, method: str, draft: Draft) -> None:
+def _screen(run: Run, method: str, screening: ScreeningConfig, draft: Draft) -> None:
     from dsdm.datamodel.screening import MOST_SAMPLED, contexts_of, fit_tables
 
     experiment = run.experiment
-    screening = experiment.scores.screening
-    assert screening is not None
     usable, seed = _usable_candidates(run), derived_seed(experiment.seed, SCREENING)
     rng = np.random.default_rng(seed)
     count = min(max(1, round(screening.sample * len(usable))), MOST_SAMPLED)
@@ -187,25 +197,25 @@ def _is_scored_backward(run: Run) -> bool:
     return not scores_forward(run.experiment.scores, len(wanted))
 
 
-def _score(run: Run, number: int, drafts: Mapping[Path, Draft]) -> None:
+def _score(run: Run, number: int, is_screened: bool, drafts: Mapping[Path, Draft]) -> None:
     """Scores one shard for several estimators: each draft's path is `METHOD/SHARD`."""
     from dsdm.datamodel.score_shard import SCRATCH
 
     shard = run.examples.shards[number]
     by_method = {path.parent.name: draft for path, draft in drafts.items()}
     scratch = by_method[next(iter(by_method))].path
-    if run.experiment.scores.screening is None:
-        columns, flops = _exact_columns(run, shard, number, list(by_method), scratch)
-        num_scored = shard.num_rows
-    else:
+    if is_screened:
         (method,) = by_method  # forward passes are each estimator's own
         columns, flops, num_scored = _screened_columns(run, shard, number, method, scratch)
+    else:
+        columns, flops = _exact_columns(run, shard, number, list(by_method), scratch)
+        num_scored = shard.num_rows
     for method, draft in by_method.items():
         own = {name: column for name, column in columns.items() if name.split(".", 1)[0] == method}
         path = draft.path / SCORES
         num_lines = write_scores(run.examples, shard, own, path, combination_of(run))
         draft.counts.update(candidates=num_lines, columns=len(own))
-        if run.experiment.scores.screening is not None:
+        if is_screened:
             draft.counts.update(rows=shard.num_rows, scored=num_scored)
         draft.flops = flops
     for file in scratch.glob(f"*{SCRATCH}"):

@@ -109,6 +109,17 @@ def budget_of(config: SelectionConfig, num_candidates: int, num_tokens: int) -> 
     return math.floor(budget)
 
 
+def selected_share(
+    config: SelectionConfig, num_candidates: int | float, num_tokens: int | float
+) -> float:
+    """The budget as a share of a pool of this size, which need not hold it."""
+    if config.candidates is not None:
+        return config.candidates / max(num_candidates, 1)
+    if config.tokens is not None:
+        return config.tokens / max(num_tokens, 1)
+    return config.fraction or 0.0
+
+
 def ranked_part(config: SelectionConfig, budget: int) -> int:
     """The part of the budget that is not filled at random."""
     return budget - math.floor(_exact(config.random_share) * budget)
