@@ -55,7 +55,7 @@ def mean_direction(model: torch.nn.Module, targets: np.ndarray, batch_tokens: in
 
 
 def _plain_forward(job: Job) -> Method:
-    """The model's own forward pass, from token ids to logits, without a loss, in the fastest batches."""
+    """The model's own forward pass, from ids to logits, without a loss, in the fastest batches."""
     model, config = load_saved(job.folder / "model"), _config(job)
     batch_tokens = min(config.batch_tokens, CPU_TOKENS)
 
