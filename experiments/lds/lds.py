@@ -31,9 +31,10 @@ from dsdm.datamodel.config import DirectionsConfig
 from dsdm.evaluation.comparison import ALL_TARGETS
 from dsdm.evaluation.intervals import Interval
 from dsdm.evaluation.multiplier import MethodCost
-from dsdm.experiment import ProxiesConfig, load_experiment
+from dsdm.experiment import Experiment, ProxiesConfig, load_experiment
 from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.bank_scores import (
+    COSINE,
     Rival,
     alone_work,
     cosine_work,
@@ -56,13 +57,17 @@ RIVALS = {
     "trak4": Rival("trak", 4),
     "gradient": Rival("gradient", 4),
     "cosine": Rival("cosine", 4),
+    "metagradient1": Rival("metagradient", 1),
+    "metagradient": Rival("metagradient", 4),
     **{name: Rival(name) for name in BASELINES},
 }
+"""Those whose estimator the set-up has are in its table."""
 PAIRS = (
     ("default", "bm25"),
     ("default", "gradient"),
     ("default", "trak4"),
     ("ekfac", "trak4"),
+    ("metagradient", "trak4"),
 )
 KINDS = {"half": ("random halves", ""), "skewed": ("source-skewed subsets", ".skewed")}
 """What each kind is called in the table, and behind a figure's name."""
@@ -81,12 +86,13 @@ def main(arguments: list[str] | None = None) -> None:
         bank = make_bank(run, config, known=known, workers=who, announce=_announce)
     finally:
         _write_losses(options.setup, known | finished_models(run, config))
-    scores = {name: rival_scores(run, one, bank.num_candidates) for name, one in RIVALS.items()}
+    rivals = rivals_of(experiment)
+    scores = {name: rival_scores(run, one, bank.num_candidates) for name, one in rivals.items()}
     for name, file in options.scores:
         scores[name] = read_scores(file, list(bank.losses), bank.num_candidates)
     boards = lds_board(bank, scores), random_board(bank)
     board = Board({**boards[0].samples, **boards[1].samples})
-    costs = {name: proxy_trainings(run, rival) for name, rival in RIVALS.items()} | {
+    costs = {name: proxy_trainings(run, rival) for name, rival in rivals.items()} | {
         RANDOM: MethodCost()
     }
     table = "\n".join(_table(bank, board, costs))
@@ -119,6 +125,12 @@ def _named_file(text: str) -> tuple[str, Path]:
     if not name or not equals or name in (*RIVALS, RANDOM, CEILING):
         raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=FILE with a new name")
     return name, Path(file)
+
+
+def rivals_of(experiment: Experiment) -> dict[str, Rival]:
+    """Those of the table that a set-up can have."""
+    known = {*experiment.directions.estimators, COSINE, *BASELINES}
+    return {name: rival for name, rival in RIVALS.items() if rival.method in known}
 
 
 def bank_config(setup: Path, subsets: int | None = None) -> LdsConfig:
@@ -172,11 +184,15 @@ def _table(bank: Bank, board: Board, costs: Mapping[str, MethodCost]) -> Iterato
             cells += [_share(board, name, kind), *_costs(costs.get(name))]
             yield f"| {name} | " + " | ".join(cells) + " |"
         yield ""
-        for first, second in PAIRS:
+        for first, second in _pairs(board):
             yield f"- {first} - {second}: {_cell(board.difference(first, second, kind))}"
         yield ""
     yield f"Intervals: 95%, bootstrap over subsets; {RANDOM}: where 95% of random scorings are."
     yield "Costs are in trainings of one proxy."
+
+
+def _pairs(board: Board) -> list[tuple[str, str]]:
+    return [pair for pair in PAIRS if set(pair) <= set(board.estimators)]
 
 
 def _cell(interval: Interval) -> str:
@@ -217,7 +233,7 @@ def _figures(
         for name in board.estimators:
             label = name.replace(CEILING, "ceiling")
             yield _figure(f"{prefix}{label}{suffix}", board.interval(name, kind), unit)
-        for first, second in PAIRS:
+        for first, second in _pairs(board):
             found = board.difference(first, second, kind, ALL_TARGETS)
             yield _figure(f"{prefix}{first}_minus_{second}{suffix}", found, unit)
     for name, cost in costs.items():

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from dsdm.artifacts import Draft, artifact_fingerprint
 from dsdm.config import fingerprint
+from dsdm.data.examples import counted_lengths
 from dsdm.errors import ArtifactError
 from dsdm.lm.config import training_content
 from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
@@ -166,8 +167,10 @@ def _draw(run: Run, config: LdsConfig, subset: _Subset) -> np.ndarray:
     weights[np.unique(run.examples.candidate_of_row[rows])] = 1.0
     if subset.kind == "skewed":
         weights *= source_weights(sources, config.skew, seed("sources"))
-    tokens = candidates["num_tokens"].to_numpy().astype(np.int64)
-    return draw_subset(tokens, weights, config.share, seed("candidates"))
+    # Steps of so many rows make a training as long as it has rows, whatever they hold.
+    is_by_rows = config.train.batch_rows is not None
+    sizes = np.ones(len(weights), np.int64) if is_by_rows else _num_tokens(candidates)
+    return draw_subset(sizes, weights, config.share, seed("candidates"))
 
 
 def _retrain(run: Run, config: LdsConfig, subset: _Subset, seed: int, draft: Draft) -> None:
@@ -215,7 +218,7 @@ def _assemble(run: Run, config: LdsConfig, draft: Draft) -> None:
             [np.load(models / subset.model(0) / SUBSET) for subset in subsets], len(candidates)
         ),
         kinds=tuple(subset.kind for subset in subsets),
-        tokens=candidates["num_tokens"].to_numpy().astype(np.int64),
+        tokens=_learned_tokens(run, candidates),
         losses={
             target.name: np.array(
                 [
@@ -230,6 +233,17 @@ def _assemble(run: Run, config: LdsConfig, draft: Draft) -> None:
     texts = [run.examples.text_of(i, run.tokenizer) for i in range(len(candidates))]
     pq.write_table(candidates.append_column("text", pa.array(texts)), draft.path / CANDIDATES)
     draft.counts.update(subsets=len(subsets), seeds=config.seeds, candidates=len(candidates))
+
+
+def _num_tokens(candidates: pa.Table) -> np.ndarray:
+    return np.asarray(candidates["num_tokens"].to_numpy().astype(np.int64))
+
+
+def _learned_tokens(run: Run, candidates: pa.Table) -> np.ndarray:
+    """Of a conversation those whose prediction counts, of a document all."""
+    folders = [run.data_folder / "examples" / shard.name for shard in run.shards if shard.is_first]
+    found = [lengths for folder in folders if (lengths := counted_lengths(folder)) is not None]
+    return np.concatenate(found) if found else _num_tokens(candidates)
 
 
 def _first_candidates(run: Run) -> tuple[pa.Table, np.ndarray]:

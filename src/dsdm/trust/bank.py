@@ -36,7 +36,7 @@ class Bank:
     kinds: tuple[str, ...]
     """How each subset was drawn: `half` or `skewed`."""
     tokens: Int[np.ndarray, " candidates"]
-    """Tokens in each candidate."""
+    """Tokens that are learned in each candidate: in a conversation, those of its completions."""
     losses: Mapping[str, Float[np.ndarray, "subsets seeds"]]
     """By target: the mean loss of the examples of its tune part, in nats a target token."""
 

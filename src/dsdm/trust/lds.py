@@ -128,9 +128,9 @@ def predicted_utilities(
 ) -> Float[np.ndarray, " subsets"]:
     """What the scores say of each subset: their sum over its candidates, by candidates' tokens.
 
-    A score is of a mean over tokens, and a longer candidate is more of the training. Candidates of
-    one length are simply summed. As all subsets have as many tokens, a constant added to all scores
-    changes nothing.
+    A score is of a mean over learned tokens, and a candidate with more of them is more of the
+    training. Candidates of one length are simply summed. Where all subsets have as many such tokens,
+    a constant added to all scores changes nothing; where they have as many conversations, hardly.
     """
     return np.asarray(bank.inclusion @ (scores * bank.tokens / bank.tokens.mean()))
 

@@ -9,19 +9,20 @@ from dsdm.evaluation.arms import cut_to_tokens
 
 
 def draw_subset(
-    tokens: Int[np.ndarray, " candidates"],
+    sizes: Int[np.ndarray, " candidates"],
     weights: Float[np.ndarray, " candidates"],
     share: float,
     seed: int,
 ) -> Int[np.ndarray, " chosen"]:
-    """Sorted candidates with at most `share` of the tokens, drawn one by one in proportion.
+    """Sorted candidates with at most `share` of the whole size, drawn one by one in proportion.
 
     Each draw takes one of those that are left with a probability proportional to its weight. So
-    equal weights give a uniformly random subset, and all subsets have as many tokens, but for the
-    last candidate: training on more would lower every loss and say nothing about the data.
+    equal weights give a uniformly random subset, and all subsets are of one size, but for the last
+    candidate: training for more steps would lower every loss and say nothing about the data.
 
     Args:
-        tokens: Tokens in each candidate.
+        sizes: What each candidate adds to a training: its tokens, or 1 where steps are of so many
+            candidates.
         weights: 0 or more; candidates at 0 are never drawn and do not count in `share`.
         share: Above 0, at most 1.
         seed: Draws the subset.
@@ -36,7 +37,7 @@ def draw_subset(
     # Spirakis, 2006).
     draws = np.random.default_rng(seed).exponential(size=len(weights))
     order = possible[np.argsort(draws[possible] / weights[possible], kind="stable")]
-    return np.sort(cut_to_tokens(order, tokens, int(share * int(tokens[possible].sum()))))
+    return np.sort(cut_to_tokens(order, sizes, int(share * int(sizes[possible].sum()))))
 
 
 def source_weights(
