@@ -11,6 +11,7 @@ import pytest
 
 from dsdm.artifacts import load_cost
 from dsdm.config import as_dict, parse_config
+from dsdm.data.examples import counted_lengths
 from dsdm.errors import ArtifactError, ConfigError
 from dsdm.experiment import Experiment, load_experiment, save_experiment
 from dsdm.pipeline import Run, Workers, run_experiment
@@ -33,6 +34,7 @@ from dsdm.trust.bank import Bank, load_bank
 from dsdm.trust.lds import lds_board
 from dsdm.trust.lds_config import LdsConfig
 from tests.data.pools import write_jsonl
+from tests.tiny_chat import write_chat_experiment
 from tests.tiny_runs import target_records, write_data, write_experiment
 from tests.toy import PLANTED, toy_experiment, write_world
 
@@ -263,6 +265,16 @@ def test_knowing_the_targets_language_predicts_retraining_and_chance_does_not(
     assert board.interval("knows", "skewed").low > 0.3
 
 
+def test_subsets_for_fine_tunes_have_as_many_conversations(tmp_path: Path) -> None:
+    changes = {"model": {"lora": None}}
+    path = write_chat_experiment(tmp_path, **changes)
+    run = run_experiment(load_experiment(path), until="targets")
+    bank = make_bank(run, config(train=TRAIN | {"batch_tokens": 8192, "batch_rows": 8}))
+    assert set(bank.inclusion.sum(axis=1)) == {30}
+    counted = counted_lengths(run.folder / "examples" / "00000")
+    np.testing.assert_array_equal(bank.tokens, counted)
+
+
 @pytest.mark.slow
 def test_one_command_makes_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_world(tmp_path, num_documents=150)
@@ -279,7 +291,7 @@ def test_one_command_makes_the_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     script["main"]([str(tmp_path / "toy.yaml"), "--no-figures"])
     table = capsys.readouterr().out
     assert (tmp_path / "run" / "lds" / "table.md").read_text(encoding="utf-8") == table
-    for name in (*script["RIVALS"], "random", "noise ceiling"):
+    for name in (*script["rivals_of"](experiment), "random", "noise ceiling"):
         assert table.count(f"\n| {name} | ") == 2
     script["main"]([str(tmp_path / "toy.yaml"), "--no-figures"])
     assert capsys.readouterr().out == table

@@ -129,8 +129,8 @@ def predicted_utilities(
     """What the scores say of each subset: their sum over its candidates, by candidates' tokens.
 
     A score is of a mean over learned tokens, and a candidate with more of them is more of the
-    training. Candidates of one length are simply summed. Where all subsets have as many such tokens,
-    a constant added to all scores changes nothing; where they have as many conversations, hardly.
+    training. Candidates of one length are simply summed. Where all subsets have as many such
+    tokens, a constant added to all scores changes nothing.
     """
     return np.asarray(bank.inclusion @ (scores * bank.tokens / bank.tokens.mean()))
 
