@@ -1,5 +1,6 @@
 """Inputs that no one would write: a short fuzz run, and what longer ones found."""
 
+import faulthandler
 import gzip
 import os
 import signal
@@ -139,6 +140,7 @@ def test_a_process_that_dies_of_an_input_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def die(folder: Path, content: bytes) -> None:
+        faulthandler.disable()  # pytest's, which would print where
         os.kill(os.getpid(), signal.SIGSEGV)
 
     monkeypatch.setattr(fuzz, "TARGETS", {"deadly": (st.just(b"poison"), die)})
