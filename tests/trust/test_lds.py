@@ -186,7 +186,9 @@ def test_longer_candidates_count_for_more():
     losses = {"first": np.ones((2, 1))}
     inclusion = np.array([[True, False, True], [False, True, False]])
     bank = Bank(inclusion, ("half", "half"), np.array([1, 2, 3]), losses)
-    assert predicted_utilities(bank, np.array([5.0, 6.0, 7.0])).tolist() == [13, 6]
+    assert predicted_utilities(bank, np.array([5.0, 6.0, 7.0])).tolist() == [6.5, 6]
+    # A baseline's scores have no level of their own.
+    assert predicted_utilities(bank, np.array([9.0, 9.0, 9.0])).tolist() == [9, 9]
 
 
 def test_scores_must_be_whole():

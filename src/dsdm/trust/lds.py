@@ -1,8 +1,9 @@
 """Linear datamodeling scores: how well an estimator predicts what retraining does.
 
 For a subset S of the pool, scores predict sum over x in S of score(x), by which S is better than
-another subset; retraining on S measures minus the target's mean loss. The LDS is Spearman's rank
-correlation of the two over random subsets (Ilyas et al., 2022; Park et al., 2023, TRAK, section 2).
+another subset (for examples of unequal length their mean over S's tokens); retraining on S measures
+minus the target's mean loss. The LDS is Spearman's rank correlation of the two over random subsets
+(Ilyas et al., 2022; Park et al., 2023, TRAK, section 2).
 Here the prediction is for a target, the mean over its examples, as selection uses it; the papers
 take the correlation of each example by itself and average those.
 
@@ -126,13 +127,15 @@ def random_board(bank: Bank, *, draws: int = 1000, seed: int = 0) -> Board:
 def predicted_utilities(
     bank: Bank, scores: Float[np.ndarray, " candidates"]
 ) -> Float[np.ndarray, " subsets"]:
-    """What the scores say of each subset: their sum over its candidates, by candidates' tokens.
+    """What the scores say of each subset: their mean over its learned tokens.
 
-    A score is of a mean over learned tokens, and a candidate with more of them is more of the
-    training. Candidates of one length are simply summed. Where all subsets have as many such
-    tokens, a constant added to all scores changes nothing.
+    A score is of a mean over a candidate's learned tokens, and so is the loss of a training step:
+    a candidate with more of them is more of the training. All subsets are trained on for as long,
+    so for candidates of one length this ranks subsets as the sum of scores does, and a constant
+    added to all scores changes nothing.
     """
-    return np.asarray(bank.inclusion @ (scores * bank.tokens / bank.tokens.mean()))
+    sums = bank.inclusion @ (scores * bank.tokens)
+    return np.asarray(sums / (bank.inclusion @ bank.tokens))
 
 
 def resample_counts(
