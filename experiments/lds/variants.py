@@ -36,6 +36,7 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "damping0.01": (("directions.damping", "0.01"),),
     "damping1": (("directions.damping", "1"),),
     "damping10": (("directions.damping", "10"),),
+    "damping100": (("directions.damping", "100"),),
     "blocks": (("directions.embeddings", "false"),),
     "sampled": (("directions.labels", "sampled"),),
     "metagradient": (
