@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from record import figure, write_figures
-from scale_10m import make_pool
+from scale_10m import SCORES, make_pool
 
 from dsdm.config import parse_config
 from dsdm.experiment import Experiment
@@ -57,12 +57,7 @@ def _experiment(folder: Path, rows: int) -> Experiment:
         "examples": {"row_tokens": 32},
         "proxies": {"count": 1, "fraction": 0.05, "train": {"batch_tokens": 4096}},
         "directions": {"estimators": ["gradient"], "curvature_rows": 256},
-        "scores": {
-            "method": "forward",
-            "calibration_rows": 128,
-            "min_correlation": -1.0,
-            "screening": None,
-        },
+        "scores": SCORES,
         "selection": {"fraction": 0.1},
         "device": "cpu",
     }

@@ -28,6 +28,12 @@ FILE_ROWS = 250_000
 EVERY = 100
 """One in so many documents is a copy."""
 MODEL = {"model_type": "gpt2", "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 1}
+SCORES = {
+    "method": "forward",
+    "calibration_rows": 128,
+    "min_correlation": -1.0,
+    "screening": None,  # what is measured is the scoring of every row
+}
 STEPS = {
     "reading": None,
     "deduplication": None,
@@ -203,12 +209,7 @@ def _run_until(stage: str, workers: int, folder: Path, rows: int) -> float:
             "train": {"batch_tokens": 4096},
         },
         "directions": {"estimators": ["gradient"], "curvature_rows": 256},
-        "scores": {
-            "method": "forward",
-            "calibration_rows": 128,
-            "min_correlation": -1.0,
-            "screening": None,
-        },
+        "scores": SCORES,
         "selection": {"fraction": 0.1},
         "device": "cpu",
     }

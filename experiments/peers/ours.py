@@ -17,7 +17,7 @@ from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.gradients import mean_gradient
 from dsdm.datamodel.layers import linear_layers
-from dsdm.datamodel.scoring import CPU_TOKENS, calibrate, score_backward, score_forward
+from dsdm.datamodel.scoring import calibrate, forward_tokens, score_backward, score_forward
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.model import autocast, load_saved
 from dsdm.lm.train import train
@@ -57,7 +57,7 @@ def mean_direction(model: torch.nn.Module, targets: np.ndarray, batch_tokens: in
 def _plain_forward(job: Job) -> Method:
     """The model's own forward pass, from ids to logits, without a loss, in the fastest batches."""
     model, config = load_saved(job.folder / "model"), _config(job)
-    batch_tokens = min(config.batch_tokens, CPU_TOKENS)
+    batch_tokens = forward_tokens(config, model.device)
 
     def score(candidates: np.ndarray) -> None:
         with torch.inference_mode(), autocast(model.device, config.precision):

@@ -266,8 +266,7 @@ def test_knowing_the_targets_language_predicts_retraining_and_chance_does_not(
 
 
 def test_subsets_for_fine_tunes_have_as_many_conversations(tmp_path: Path) -> None:
-    changes = {"model": {"lora": None}}
-    path = write_chat_experiment(tmp_path, **changes)
+    path = write_chat_experiment(tmp_path, model={"lora": None})
     run = run_experiment(load_experiment(path), until="targets")
     bank = make_bank(run, config(train=TRAIN | {"batch_tokens": 8192, "batch_rows": 8}))
     assert set(bank.inclusion.sum(axis=1)) == {30}

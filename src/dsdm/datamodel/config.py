@@ -21,6 +21,7 @@ FORWARD_AT_MOST = 1
 """Directions up to which two forward passes for each are cheaper than one backward pass."""
 
 AUTO: Literal["auto"] = "auto"
+"""Screening as it suits the pool."""
 
 Labels = Literal["data", "sampled"]
 

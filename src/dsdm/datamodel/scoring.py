@@ -131,13 +131,17 @@ def each_slope(
 ) -> None:
     """Calls `keep` with the rows' indices and the slopes of what `outputs` gives, by batches."""
     above, below = perturbed(model, direction, step), perturbed(model, direction, -step)
-    is_cpu = model.device.type == "cpu"
-    batch_tokens = min(config.batch_tokens, CPU_TOKENS) if is_cpu else config.batch_tokens
+    batch_tokens = forward_tokens(config, model.device)
     with torch.inference_mode(), autocast(model.device, config.precision):
         for indices, batch in iter_batches(rows, batch_tokens, model.device):
             # Differences are taken in fp64: both outputs are near each other.
             upper, lower = outputs(above, batch).double(), outputs(below, batch).double()
             keep(indices, ((upper - lower) / (2 * step)).cpu().numpy())
+
+
+def forward_tokens(config: ScoresConfig, device: torch.device) -> int:
+    """Tokens in a forward pass on a device, padding included."""
+    return min(config.batch_tokens, CPU_TOKENS) if device.type == "cpu" else config.batch_tokens
 
 
 def score_backward(

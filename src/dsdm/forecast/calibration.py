@@ -16,6 +16,7 @@ from dsdm.data.batches import iter_batches
 from dsdm.data.sequences import Row, Rows, Subset
 from dsdm.datamodel.gradients import mean_gradient
 from dsdm.datamodel.layers import Layer, moved_layers
+from dsdm.datamodel.scoring import forward_tokens
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.experiment import Experiment
 from dsdm.lm.config import TrainConfig
@@ -159,9 +160,8 @@ def measure_speed(
         batch_tokens=directions.batch_tokens,
         precision=directions.precision,
     )
-    forward = partial(
-        example_losses, model, batch_tokens=scores.batch_tokens, precision=scores.precision
-    )
+    batch_tokens = forward_tokens(scores, model.device)
+    forward = partial(example_losses, model, batch_tokens=batch_tokens, precision=scores.precision)
     training = _time_passes(partial(_backward, model, config), rows, config.batch_tokens, model)
     step_seconds = config.batch_tokens / training.rate + _optimizer_seconds(model, config)
     return Speed(
@@ -170,7 +170,7 @@ def measure_speed(
         vocab_size=vocab_size,
         train=config.batch_tokens / step_seconds,
         gradient=_time_passes(gradient, rows, 2 * directions.batch_tokens, model).rate,
-        forward=_time_passes(forward, rows, 2 * scores.batch_tokens, model).rate,
+        forward=_time_passes(forward, rows, 2 * batch_tokens, model).rate,
         eigh_seconds=_eigh_seconds(model.device),
         flops_a_token=flops_per_token(model, int(row_lengths.max())),
         base_bytes=base_bytes,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dsdm.experiment import Experiment
 from dsdm.forecast.calibration import Speed
 from dsdm.forecast.pool_sample import PoolSample
+from dsdm.selection.rules import selected_share
 
 Number = int | float
 
@@ -83,13 +84,8 @@ class Measured:
 
 def budget_tokens(experiment: Experiment, pool: PoolSample) -> Number:
     """Tokens that will be selected."""
-    selection = experiment.selection
-    if selection.tokens is not None:
-        return selection.tokens
-    if selection.fraction is not None:
-        return selection.fraction * pool.tokens
-    assert selection.candidates is not None
-    return selection.candidates * pool.tokens / num_candidates(experiment, pool)
+    candidates = num_candidates(experiment, pool)
+    return selected_share(experiment.selection, candidates, pool.tokens) * pool.tokens
 
 
 def num_candidates(experiment: Experiment, pool: PoolSample) -> Number:

@@ -13,8 +13,9 @@ from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES
 from dsdm.datamodel.screening import MOST_SAMPLED
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
-from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, num_candidates
+from dsdm.forecast.inputs import Cost, Measured, Number, num_candidates
 from dsdm.lm.replay import replay_passes
+from dsdm.selection.rules import selected_share
 
 LOGITS_HELD = 6
 """Copies of a batch's logits that an exact slope holds."""
@@ -32,8 +33,8 @@ def stage_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
     """The whole cost of each stage, in order."""
     base = measured.speed.base_bytes
     pool = measured.pool
-    share = budget_tokens(experiment, pool) / pool.tokens
     candidates = num_candidates(experiment, pool)
+    share = selected_share(experiment.selection, candidates, pool.tokens)
     choosing = Cost(
         seconds=SCORES_SECONDS_A_CANDIDATE * candidates,
         disk=share * LINE_BYTES * candidates,

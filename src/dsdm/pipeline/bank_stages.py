@@ -19,7 +19,12 @@ from dsdm.config import fingerprint
 from dsdm.data.examples import counted_lengths
 from dsdm.errors import ArtifactError
 from dsdm.lm.config import training_content
-from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
+from dsdm.pipeline.data_stages import (
+    first_examples_work,
+    overlap_work,
+    targets_work,
+    tokenizer_work,
+)
 from dsdm.pipeline.losses import part_losses
 from dsdm.pipeline.model_stages import derived_seed, train_model, usable_rows
 from dsdm.pipeline.run import Run
@@ -149,9 +154,7 @@ def _subsets(config: LdsConfig) -> Iterator[_Subset]:
 
 def _inputs(run: Run) -> dict[str, str]:
     """What every training reads: later files of the pool are not drawn from, as with proxies."""
-    shards = zip(run.shards, examples_work(run), strict=True)
-    read = [*tokenizer_work(run), *(work for shard, work in shards if shard.is_first)]
-    read += targets_work(run)
+    read = [*tokenizer_work(run), *first_examples_work(run), *targets_work(run)]
     if run.experiment.drop_overlap:
         read += overlap_work(run)
     return fingerprints(read)
@@ -167,9 +170,10 @@ def _draw(run: Run, config: LdsConfig, subset: _Subset) -> np.ndarray:
     weights[np.unique(run.examples.candidate_of_row[rows])] = 1.0
     if subset.kind == "skewed":
         weights *= source_weights(sources, config.skew, seed("sources"))
-    # Steps of so many rows make a training as long as it has rows, whatever they hold.
-    is_by_rows = config.train.batch_rows is not None
-    sizes = np.ones(len(weights), np.int64) if is_by_rows else _num_tokens(candidates)
+    sizes = _num_tokens(candidates)
+    if config.train.batch_rows is not None:
+        # Steps of so many rows make a training as long as it has rows, whatever they hold.
+        sizes = np.bincount(run.examples.candidate_of_row)[: len(candidates)]
     return draw_subset(sizes, weights, config.share, seed("candidates"))
 
 
@@ -241,8 +245,8 @@ def _num_tokens(candidates: pa.Table) -> np.ndarray:
 
 def _learned_tokens(run: Run, candidates: pa.Table) -> np.ndarray:
     """Of a conversation those whose prediction counts, of a document all."""
-    folders = [run.data_folder / "examples" / shard.name for shard in run.shards if shard.is_first]
-    found = [lengths for folder in folders if (lengths := counted_lengths(folder)) is not None]
+    counted = [counted_lengths(work.path) for work in first_examples_work(run)]
+    found = [lengths for lengths in counted if lengths is not None]
     return np.concatenate(found) if found else _num_tokens(candidates)
 
 

@@ -39,6 +39,13 @@ def examples_work(run: Run) -> Iterator[Work]:
         yield Work("examples", path, config, inputs, make, follows_siblings=True)
 
 
+def first_examples_work(run: Run) -> Iterator[Work]:
+    """Those shards that were in the pool when the run began (`PoolShard.is_first`)."""
+    for shard, work in zip(run.shards, examples_work(run), strict=True):
+        if shard.is_first:
+            yield work
+
+
 def targets_work(run: Run) -> Iterator[Work]:
     """The rows of each target, in three parts."""
     (tokenizer,) = tokenizer_work(run)

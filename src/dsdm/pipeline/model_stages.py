@@ -19,7 +19,12 @@ from dsdm.datamodel.config import AUTO, METAGRADIENT
 from dsdm.errors import ConfigError, DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.lm.schedule import kept_steps, mean_rates
-from dsdm.pipeline.data_stages import examples_work, overlap_work, targets_work, tokenizer_work
+from dsdm.pipeline.data_stages import (
+    first_examples_work,
+    overlap_work,
+    targets_work,
+    tokenizer_work,
+)
 from dsdm.pipeline.run import CHECKPOINTS, RATES, Run
 from dsdm.pipeline.work import Pass, Work, fingerprints, progress
 
@@ -31,8 +36,7 @@ if TYPE_CHECKING:
 def proxies_work(run: Run) -> Iterator[Work]:
     """The proxies, each trained on its own random share of the pool."""
     experiment = run.experiment
-    shards = zip(run.shards, examples_work(run), strict=True)
-    inputs = fingerprints([*tokenizer_work(run), *(w for shard, w in shards if shard.is_first)])
+    inputs = fingerprints([*tokenizer_work(run), *first_examples_work(run)])
     inputs |= _dropped(run) | run.base_files(experiment.model)
     for number in range(experiment.proxies.count):
         config = {

@@ -15,7 +15,7 @@ from dsdm.artifacts import Draft, write_json
 from dsdm.data.examples import Shard
 from dsdm.data.sequences import AllBut, Rows, Subset
 from dsdm.datamodel.config import LESS, MIX, ScreeningConfig, scored_targets, scores_forward
-from dsdm.pipeline.data_stages import examples_work
+from dsdm.pipeline.data_stages import examples_work, first_examples_work
 from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one, target_weights
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES, Combination, candidate_means, write_scores
@@ -47,11 +47,9 @@ def screening_work(run: Run) -> Iterator[Work]:
 
 def screening_of(run: Run) -> ScreeningConfig | None:
     """What part of the pool is scored exactly, by the files that the run began with; None: all."""
-    shards = zip(run.shards, examples_work(run), strict=True)
     sizes = Counter[str]()
-    for shard, work in shards:
-        if shard.is_first:
-            sizes.update(finished_counts(work))
+    for work in first_examples_work(run):
+        sizes.update(finished_counts(work))
     unit = "rows" if run.experiment.examples.unit == "row" else "documents"
     return run.experiment.screening(sizes[unit], sizes["tokens"])
 

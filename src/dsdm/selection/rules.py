@@ -114,9 +114,9 @@ def selected_share(
 ) -> float:
     """The budget as a share of a pool of this size, which need not hold it."""
     if config.candidates is not None:
-        return config.candidates / max(num_candidates, 1)
+        return config.candidates / num_candidates
     if config.tokens is not None:
-        return config.tokens / max(num_tokens, 1)
+        return config.tokens / num_tokens
     return config.fraction or 0.0
 
 

@@ -20,7 +20,7 @@ class LdsConfig(Config):
     seeds: Annotated[int, msgspec.Meta(ge=1)] = 2
     """Trainings on each subset; each renews initial weights and order. One has no noise ceiling."""
     share: float = 0.5
-    """Share of the pool's tokens in each subset; of its candidates with `train.batch_rows`."""
+    """Share of the pool's tokens in each subset; of its rows with `train.batch_rows`."""
     skew: Annotated[float, msgspec.Meta(gt=0)] = 1.5
     """Standard deviation of the logarithms of the sources' weights."""
     epochs: Annotated[float, msgspec.Meta(gt=0)] = 1.0

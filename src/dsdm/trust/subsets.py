@@ -21,8 +21,8 @@ def draw_subset(
     candidate: training for more steps would lower every loss and say nothing about the data.
 
     Args:
-        sizes: What each candidate adds to a training: its tokens, or 1 where steps are of so many
-            candidates.
+        sizes: What each candidate adds to a training: its tokens, or its rows where steps are of
+            so many rows.
         weights: 0 or more; candidates at 0 are never drawn and do not count in `share`.
         share: Above 0, at most 1.
         seed: Draws the subset.
