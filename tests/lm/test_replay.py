@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -118,3 +119,35 @@ def test_the_tail_alone_is_followed_back() -> None:
     for one in tail:
         for name, tensor in one.derivatives[0].items():
             torch.testing.assert_close(tensor, whole[one.step].derivatives[0][name])
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [30, 100])
+def test_states_that_are_made_again_say_what_kept_ones_do(
+    micro_batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = msgspec.structs.replace(CONFIG, micro_batch_tokens=micro_batch_tokens)
+    kept = list(influences("gpt2", config))
+    monkeypatch.setattr("dsdm.lm.replay.KEPT_BYTES", 0)
+    for one, again in zip(kept, influences("gpt2", config), strict=True):
+        assert one.step == again.step
+        for name, tensor in one.derivatives[0].items():
+            torch.testing.assert_close(tensor, again.derivatives[0][name])
+
+
+def test_a_step_in_one_batch_is_followed_back_as_one_in_several() -> None:
+    whole = msgspec.structs.replace(CONFIG, micro_batch_tokens=100)
+    for one, other in zip(influences("gpt2", CONFIG), influences("gpt2", whole), strict=True):
+        for name, tensor in one.derivatives[0].items():
+            torch.testing.assert_close(tensor, other.derivatives[0][name], rtol=1e-6, atol=1e-9)
+
+
+def test_what_is_spared_is_not_counted() -> None:
+    def passes(model: PreTrainedModel, config: TrainConfig) -> float:
+        return Replay(model, ROWS, ORDER, config).passes(2)
+
+    several = passes(tiny_model("gpt2"), CONFIG)
+    whole = msgspec.structs.replace(CONFIG, micro_batch_tokens=100)
+    assert several - passes(tiny_model("gpt2"), whole) == pytest.approx(3)
+    frozen = tiny_model("gpt2").requires_grad_(False)
+    frozen.get_parameter("transformer.ln_f.weight").requires_grad_(True)
+    assert passes(frozen, CONFIG) == pytest.approx(several * 2 / 3, rel=0.01)

@@ -37,7 +37,7 @@ from dsdm.datamodel.scoring import (
 from dsdm.errors import NumericalError
 from dsdm.lm.model import check_finite, flops_per_token, training_passes
 from dsdm.lm.moments import load_moments
-from dsdm.lm.replay import Replay, replay_passes
+from dsdm.lm.replay import Replay
 
 CALIBRATION = "calibration.json"
 
@@ -117,8 +117,11 @@ def estimate_of_training(
     for direction in (direction for directions in points for direction in directions):
         check_direction(direction)
     _save_at_unit_spread(questions, points, config, scores, drafts)
-    passes = replay_passes(len(targets), config.tail)
-    flops = passes * replay.num_tokens * flops_per_token(last.model, replay.longest)
+    flops = (
+        replay.passes(len(targets))
+        * replay.num_tokens
+        * flops_per_token(last.model, replay.longest)
+    )
     # What all of them took together, as the seconds are.
     flops += sum(draft.flops for draft in drafts.values())
     for draft in drafts.values():

@@ -14,7 +14,7 @@ from dsdm.datamodel.screening import MOST_SAMPLED
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, num_candidates
-from dsdm.lm.replay import replay_passes
+from dsdm.lm.replay import STATE_BYTES, keeps_all, replay_passes
 from dsdm.selection.rules import selected_share
 
 LOGITS_HELD = 6
@@ -82,7 +82,7 @@ def _proxies(experiment: Experiment, measured: Measured) -> Cost:
 
 
 def _directions(experiment: Experiment, measured: Measured) -> Cost:
-    methods = experiment.directions.estimators
+    methods = experiment.estimators
     one_proxy = sum((_direction(name, experiment, measured) for name in methods), Cost())
     count = experiment.proxies.num_points
     return Cost(
@@ -161,18 +161,21 @@ def _replay(
     proxies, speed = experiment.proxies, measured.speed
     tokens = proxies.fraction * proxies.epochs * measured.pool.tokens
     steps = max(1.0, tokens / proxies.train.batch_tokens)
-    tail = experiment.directions.tail
-    flops = replay_passes(num_directions, tail) * tokens * speed.flops_a_token / proxies.checkpoints
-    # Weights and both moments of the states; the derivatives after and before a step, its own and
-    # their sums, in fp64.
-    states = 2 * math.sqrt(tail * steps) * 3 * 4
+    tail, train = experiment.directions.tail, proxies.train
+    is_kept = keeps_all(tail * steps, speed.parameters)
+    is_whole = train.batch_tokens <= train.micro_batch_tokens
+    passes = replay_passes(num_directions, tail, is_kept=is_kept, is_whole=is_whole)
+    flops = passes * tokens * speed.flops_a_token / proxies.checkpoints
+    # The states, and in fp64 the derivatives after and before a step, its own and their sums.
+    num_states = tail * steps if is_kept else 2 * math.sqrt(tail * steps)
+    states = STATE_BYTES * num_states
     derivatives = 8 * (num_directions * (7 + proxies.checkpoints) + 3)
     return flops, (states + derivatives) * speed.parameters
 
 
 def _scores(experiment: Experiment, measured: Measured) -> Cost:
     config, speed, pool = experiment.scores, measured.speed, measured.pool
-    wanted, num_methods = _num_wanted(experiment), len(experiment.directions.estimators)
+    wanted, num_methods = _num_wanted(experiment), len(experiment.estimators)
     forward = scores_forward(config, wanted)
     screening = _screening_of(experiment, measured)
     share = screening.share - _sampled_rows(experiment, measured) / pool.rows if screening else 1.0
@@ -203,7 +206,7 @@ def _screening(experiment: Experiment, measured: Measured) -> Cost:
     if _screening_of(experiment, measured) is None:
         return Cost()
     rows = _sampled_rows(experiment, measured)
-    points = experiment.proxies.num_points * len(experiment.directions.estimators)
+    points = experiment.proxies.num_points * len(experiment.estimators)
     tokens = FORWARD_PASSES * points * rows * pool.tokens / pool.rows
     table = tokens / FORWARD_PASSES * TABLE_BYTES
     return Cost(

@@ -2,13 +2,15 @@
 
 Each step's gradient enters the weights through AdamW, and the weights enter all later gradients.
 The derivative of a function of the last weights in the gradient of step t is found by the chain
-rule from the last step back to t, which needs the weights before each step, newest first. They are
-made again from states kept at every sqrt(steps)-th step, so that 2 sqrt(steps) states are held at
-most and what is followed back is trained twice.
+rule from the last step back to t, which needs the weights before each step, newest first. Where
+these are small, as an adapter's are, all are kept. Else they are made again from states kept at
+every sqrt(steps)-th step, so that 2 sqrt(steps) states are held at most and what is followed back
+is trained twice.
 
 REPLAY and MAGIC: Engstrom et al. 2025 (arXiv:2503.13751), Ilyas & Engstrom 2025 (arXiv:2504.16430).
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import Batch, Rows, lengths_of
 from dsdm.lm.config import TrainConfig
-from dsdm.lm.model import autocast
+from dsdm.lm.model import autocast, training_passes
 from dsdm.lm.outputs import plain_token_outputs
 from dsdm.lm.schedule import learning_rate
 from dsdm.lm.train import State, Trainer
@@ -29,15 +31,37 @@ from dsdm.lm.train import State, Trainer
 Tensors = Mapping[str, Tensor]
 
 ADAM_EPSILON = 1e-8
+STATE_BYTES = 12
+"""Of one parameter: the weight and both of Adam's moments."""
+KEPT_BYTES = 2**29
+"""Up to which the states of all steps are kept."""
 
 
-def replay_passes(num_functions: int, tail: float = 1.0) -> float:
+def keeps_all(num_steps: int | float, num_parameters: int | float) -> bool:
+    """Whether the states before so many steps are kept, rather than made again."""
+    return num_steps * num_parameters * STATE_BYTES <= KEPT_BYTES
+
+
+def replay_passes(
+    num_functions: int,
+    tail: float = 1.0,
+    *,
+    training: float = 3.0,
+    is_kept: bool = False,
+    is_whole: bool = False,
+) -> float:
     """What `train` and `influences` cost, in forward passes over the training's tokens.
 
-    A training; then of the tail the training again, one more gradient, a gradient that can be
-    differentiated, and its derivative for each function.
+    Args:
+        num_functions: That are followed back.
+        tail: Share of the training that is followed back.
+        training: Passes of one training: fewer than 3 where weights are frozen.
+        is_kept: Whether all states are kept; else the tail is trained again.
+        is_whole: Whether a step is one micro-batch; else its gradient is needed before the ones
+            that can be differentiated.
     """
-    return 3.0 + tail * (3.0 * 3 + 4.0 * num_functions)
+    gradients = 1.0 + (not is_kept) + (not is_whole)
+    return training * (1.0 + tail * (gradients + 4 / 3 * num_functions))
 
 
 @dataclass(frozen=True)
@@ -101,7 +125,7 @@ class Replay:
     def train(self, advance: Callable[[int], None] = lambda tokens: None) -> PreTrainedModel:
         """Runs the training; returns its model, which is moved on by what is called next."""
         trainer = self._trainer
-        every = math.ceil(math.sqrt(self.num_steps - self.first_step))
+        every = 1 if self._keeps_all() else math.ceil(math.sqrt(self.num_steps - self.first_step))
         trainer.model.train()
         while trainer.step < self.num_steps:
             followed = trainer.step - self.first_step
@@ -127,6 +151,22 @@ class Replay:
             part = self._trainer.rows_of(state.step)
             advance(int(lengths_of(self._trainer.rows, part).sum()))
 
+    def passes(self, num_functions: int) -> float:
+        """What `train` and `influences` cost, in forward passes over the training's tokens."""
+        trainer = self._trainer
+        first, _ = trainer.micro_batches(trainer.rows_of(0))
+        return replay_passes(
+            num_functions,
+            1 - self.first_step / self.num_steps,
+            training=training_passes(trainer.model),
+            is_kept=self._keeps_all(),
+            is_whole=len(first) == 1,
+        )
+
+    def _keeps_all(self) -> bool:
+        size = sum(parameter.numel() for _, parameter in self._trainer.trained())
+        return keeps_all(self.num_steps - self.first_step, size)
+
     def _states_backwards(self) -> Iterator[State]:
         """The state before each step, the last one first."""
         end = self.num_steps
@@ -145,46 +185,67 @@ class Replay:
         trainer, config = self._trainer, self._trainer.config
         trainer.go_back(state)
         part = trainer.rows_of(state.step)
+        batches, counted = trainer.micro_batches(part)
+        graph = self._gradient(batches[0], counted) if len(batches) == 1 else None
+        gradient = self._plain_gradient(part) if graph is None else _detached(graph)
+        update = _Update(config, state, gradient, self.num_steps, self._smoothing)
+        found = [update.back(adjoint) for adjoint in later]
+        derivatives = [one[0] for one in found]
+        for batch in batches:
+            curved = self._hessian_products(graph or self._gradient(batch, counted), derivatives)
+            for (_, adjoint), product in zip(found, curved, strict=True):
+                adjoint.add_to_weights(product)
+        return Influence(state.step, counted, derivatives), [one[1] for one in found]
+
+    def _plain_gradient(self, part: np.ndarray) -> dict[str, Tensor]:
+        """Of a step's loss, fp64."""
+        trainer = self._trainer
         trainer.backward(part)
         gradient = {
             name: torch.zeros_like(p).double() if p.grad is None else p.grad.double()
             for name, p in trainer.trained()
         }
         trainer.optimizer.zero_grad()
-        update = _Update(config, state, gradient, self.num_steps, self._smoothing)
-        found = [update.back(adjoint) for adjoint in later]
-        batches, counted = trainer.micro_batches(part)
-        derivatives = [one[0] for one in found]
-        for batch in batches:
-            curved = self._hessian_products(batch.to(trainer.device), counted, derivatives)
-            for (_, adjoint), product in zip(found, curved, strict=True):
-                adjoint.add_to_weights(product)
-        return Influence(state.step, counted, derivatives), [one[1] for one in found]
+        return gradient
 
-    def _hessian_products(
-        self, batch: Batch, counted: int, vectors: Sequence[Tensors]
-    ) -> Iterator[Tensors]:
-        """The Hessian of the batch's part of the step's loss, times each vector."""
-        model = self._trainer.model
-        names, parameters = zip(*self._trainer.trained(), strict=True)
-        # Only the plain attention kernel and plain logits have a second derivative.
-        with (
-            sdpa_kernel(SDPBackend.MATH),
-            autocast(self._trainer.device, self._trainer.config.precision),
-        ):
-            loss = -plain_token_outputs(model, batch, "loglik").sum() / counted
+    def _gradient(self, batch: Batch, counted: int) -> dict[str, Tensor]:
+        """Of the batch's part of a step's loss, such that it can be differentiated."""
+        trainer = self._trainer
+        names, parameters = zip(*trainer.trained(), strict=True)
+        with self._differentiable():
+            loss = -plain_token_outputs(trainer.model, batch.to(trainer.device), "loglik").sum()
             gradients = torch.autograd.grad(
-                loss, parameters, create_graph=True, materialize_grads=True
+                loss / counted, parameters, create_graph=True, materialize_grads=True
             )
+        return dict(zip(names, gradients, strict=True))
+
+    def _hessian_products(self, gradient: Tensors, vectors: Sequence[Tensors]) -> Iterator[Tensors]:
+        """The Hessian whose gradient this is, times each vector."""
+        names, parameters = zip(*self._trainer.trained(), strict=True)
+        with self._differentiable():
             for number, vector in enumerate(vectors):
                 products = torch.autograd.grad(
-                    gradients,
+                    [gradient[name] for name in names],
                     parameters,
-                    [vector[name].to(g) for name, g in zip(names, gradients, strict=True)],
+                    [vector[name].to(gradient[name]) for name in names],
                     retain_graph=number + 1 < len(vectors),
                     materialize_grads=True,
                 )
                 yield dict(zip(names, products, strict=True))
+
+    @contextlib.contextmanager
+    def _differentiable(self) -> Iterator[None]:
+        """Only the plain attention kernel and plain logits have a second derivative."""
+        trainer = self._trainer
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            autocast(trainer.device, trainer.config.precision),
+        ):
+            yield
+
+
+def _detached(gradient: Tensors) -> dict[str, Tensor]:
+    return {name: tensor.detach().double() for name, tensor in gradient.items()}
 
 
 @dataclass(frozen=True)
