@@ -22,7 +22,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     experiment = toy_experiment(
         folder,
         proxies={"count": 1, "fraction": 0.5, "epochs": 6, "train": train},
-        directions={"estimators": METHODS, "curvature_rows": 512, "projection": 8, **PRECISE},
+        directions={
+            "estimators": METHODS,
+            "output": "margin",
+            "curvature_rows": 512,
+            "projection": 8,
+            **PRECISE,
+        },
         scores=PRECISE,
         compare={"arms": ["ekfac", "random", "ekfac-bottom"], "epochs": 6, "train": train},
     )

@@ -91,7 +91,7 @@ def length_figures(experiment: Experiment, prefix: str) -> Iterator[dict[str, An
     shards = sorted(folder.glob("examples/[0-9]*"))
     lengths = np.concatenate([counted_lengths(shard) for shard in shards]).astype(float)
     table = pq.read_table(folder / "scores" / "all" / "scores.parquet")
-    for method in experiment.directions.estimators:
+    for method in experiment.estimators:
         found = rank_correlations([table[method].to_numpy(), lengths])[0, 1]
         name = method_of("top" if method == experiment.selecting_method else method)
         yield figure(f"{prefix}.{name}.completion_correlation", found, "rank correlation")

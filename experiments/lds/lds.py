@@ -50,7 +50,6 @@ from dsdm.trust.score_files import read_scores
 
 BASELINES = ("bm25", "dsir")
 RIVALS = {
-    "default": Rival(DirectionsConfig().estimators[0], ProxiesConfig().count),
     "ekfac1": Rival("ekfac", 1),
     "ekfac": Rival("ekfac", 4),
     "trak1": Rival("trak", 1),
@@ -61,13 +60,14 @@ RIVALS = {
     "metagradient": Rival("metagradient", 4),
     **{name: Rival(name) for name in BASELINES},
 }
-"""Those whose estimator the set-up has are in its table."""
+"""Those whose estimator the set-up has are in its table, and the default for its model first."""
 PAIRS = (
     ("default", "bm25"),
     ("default", "gradient"),
     ("default", "trak4"),
     ("ekfac", "trak4"),
     ("metagradient", "trak4"),
+    ("metagradient", "gradient"),
 )
 KINDS = {"half": ("random halves", ""), "skewed": ("source-skewed subsets", ".skewed")}
 """What each kind is called in the table, and behind a figure's name."""
@@ -122,15 +122,17 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def _named_file(text: str) -> tuple[str, Path]:
     name, equals, file = text.partition("=")
-    if not name or not equals or name in (*RIVALS, RANDOM, CEILING):
+    if not name or not equals or name in ("default", *RIVALS, RANDOM, CEILING):
         raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=FILE with a new name")
     return name, Path(file)
 
 
 def rivals_of(experiment: Experiment) -> dict[str, Rival]:
     """Those of the table that a set-up can have."""
-    known = {*experiment.directions.estimators, COSINE, *BASELINES}
-    return {name: rival for name, rival in RIVALS.items() if rival.method in known}
+    known = {*experiment.estimators, COSINE, *BASELINES}
+    unset = msgspec.structs.replace(experiment, directions=DirectionsConfig())
+    rivals = {"default": Rival(unset.selecting_method, ProxiesConfig().count), **RIVALS}
+    return {name: rival for name, rival in rivals.items() if rival.method in known}
 
 
 def bank_config(setup: Path, subsets: int | None = None) -> LdsConfig:

@@ -72,7 +72,7 @@ def main() -> None:
     scores = {PLAIN: rival_scores(main_run, Rival("ekfac", PROXIES), bank.num_candidates)}
     for name in chosen:
         run = scored(main_run, options.setup, name)
-        (method,) = run.experiment.directions.estimators
+        (method,) = run.experiment.estimators
         scores[name] = rival_scores(run, Rival(method, PROXIES), bank.num_candidates)
     board = lds_board(bank, scores)
     print_table(board)

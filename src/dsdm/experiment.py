@@ -19,6 +19,7 @@ from dsdm.data.tasks import TargetConfig
 from dsdm.data.tokenizer import TokenizerConfig
 from dsdm.datamodel.config import (
     AUTO,
+    EKFAC,
     ESTIMATOR_NAMES,
     LESS,
     METAGRADIENT,
@@ -87,7 +88,7 @@ class Experiment(Config):
     directions: DirectionsConfig = DirectionsConfig()
     scores: ScoresConfig = ScoresConfig()
     method: str | None = None
-    """The estimator whose scores select; None: the first of `directions.estimators`."""
+    """The estimator whose scores select; None: the first that is run."""
     export: ExportConfig = ExportConfig()
     share: ShareConfig = ShareConfig()
     """Copies of finished parts in an object store."""
@@ -109,14 +110,14 @@ class Experiment(Config):
             raise ValueError("`targets` must name at least one target")
         if len(set(names)) < len(names) or "mix" in names:
             raise ValueError(f"target names must differ and none may be `mix`, got {names}")
-        if self.method is not None and self.method not in self.directions.estimators:
+        if self.method is not None and self.method not in self.estimators:
             raise ValueError(f"`method` {self.method!r} is not in `directions.estimators`")
         if not self.proxies.count >= 1 or not 0 < self.proxies.fraction <= 1:
             raise ValueError("`proxies` needs count >= 1 and fraction above 0, at most 1")
 
-        if LESS in self.directions.estimators and not self.proxies.moments:
+        if LESS in self.estimators and not self.proxies.moments:
             raise ValueError("`less` needs Adam's moments: set proxies.moments to true")
-        if METAGRADIENT in self.directions.estimators:
+        if METAGRADIENT in self.estimators:
             self._check_metagradient()
         self._check_screening()
         if self.pool.format == "conversations" and self.examples.unit == "row":
@@ -159,7 +160,7 @@ class Experiment(Config):
         """Whether candidates are scored by forward passes along the mix alone."""
         wanted = scored_targets([target.name for target in self.targets], self.scores)
         is_forward = wanted == [MIX] and scores_forward(self.scores, 1)
-        return is_forward and LESS not in self.directions.estimators
+        return is_forward and LESS not in self.estimators
 
     def _most_selected(self, share: float) -> float:
         """The largest share of the pool that is chosen by scores, where a selection is `share`."""
@@ -188,16 +189,21 @@ class Experiment(Config):
         return named
 
     @property
+    def estimators(self) -> tuple[str, ...]:
+        """The estimators that are run; the default's reason is in docs/method.md."""
+        default = METAGRADIENT if self.model.lora else EKFAC
+        return self.directions.estimators or (default,)
+
+    @property
     def selecting_method(self) -> str:
         """The estimator whose scores select."""
-        return self.method or self.directions.estimators[0]
+        return self.method or self.estimators[0]
 
     @property
     def compared_arms(self) -> list[Arm]:
         """The arms of the comparison, none where there is no comparison."""
         names = self.compare.arms if self.compare else ()
-        methods = self.directions.estimators
-        return [parse_arm(name, self.selecting_method, methods) for name in names]
+        return [parse_arm(name, self.selecting_method, self.estimators) for name in names]
 
     @property
     def folder(self) -> Path:
@@ -212,10 +218,9 @@ def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Ex
         ConfigError: a key is unknown, a value has the wrong type, or two settings conflict.
     """
     experiment = load_config(path, Experiment, overrides)
-    unknown = set(experiment.directions.estimators) - set(ESTIMATOR_NAMES)
-    if unknown or not experiment.directions.estimators:
+    if unknown := set(experiment.estimators) - set(ESTIMATOR_NAMES):
         raise ConfigError(
-            f"{path}: directions.estimators {sorted(unknown) or 'is empty'}: known are "
+            f"{path}: directions.estimators {sorted(unknown)}: known are "
             f"{', '.join(ESTIMATOR_NAMES)}."
         )
     _check_arms(experiment)

@@ -196,7 +196,9 @@ def test_a_check_of_less_is_refused(tmp_path: Path, dsdm: Dsdm) -> None:
 
 
 def test_more_checkpoints_than_steps_are_an_error(tmp_path: Path, dsdm: Dsdm) -> None:
-    experiment = write_chat_experiment(tmp_path, proxies={"checkpoints": 500})
+    experiment = write_chat_experiment(
+        tmp_path, proxies={"checkpoints": 500}, directions={"estimators": ["gradient"]}
+    )
     code, _, err = dsdm("run", experiment)
     assert code == 2
     assert "steps, which have no 500 checkpoints" in err

@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from dsdm.artifacts import load_cost
+from dsdm.experiment import Experiment, load_experiment
+from dsdm.pipeline import Run
+from dsdm.pipeline.check_stages import load_samples
 from tests.tiny_runs import Dsdm, write_data, write_experiment
 
 
@@ -69,10 +73,39 @@ def test_what_contradicts_it_is_refused(
     assert message in err
 
 
-def test_a_check_says_that_it_can_not_look_at_it(tmp_path: Path, dsdm: Dsdm) -> None:
-    code, _, err = dsdm("check", write(tmp_path))
-    assert code == 2
-    assert "for each half of the targets" in err
+def test_a_check_follows_the_training_for_each_half_of_a_target(tmp_path: Path, dsdm: Dsdm) -> None:
+    probe = {"groups": 2, "steps": 4, "batch_tokens": 64}
+    small = {"rows": 40, "exact_rows": 8, "tune_examples": 4, "probe": probe}
+    path = write_experiment(
+        tmp_path,
+        proxies={"count": 1, "epochs": 4.0},
+        directions={"estimators": ["metagradient"]},
+        check=small,
+    )
+    write_data(tmp_path)
+    code, _, err = dsdm("check", path)
+    assert code == 0, err
+    run, experiment = tmp_path / "run", load_experiment(path)
+    with np.load(run / "check" / "halves" / "halves.npz") as arrays:
+        halves = [arrays[f"{half}.words"] for half in ("first", "second")]
+        counts = arrays["counts.words"]
+    # Directions are linear in the target's mean gradient; the run's own is of unit spread.
+    whole = np.average(halves, axis=0, weights=counts)
+    (sample,) = load_samples(Run(experiment), experiment.check)
+    assert np.corrcoef(whole, sample.scores["words"])[0, 1] > 0.9999
+
+
+def test_adapters_are_followed_back_unasked() -> None:
+    unset = {
+        "run": "run",
+        "pool": {"files": ["pool"]},
+        "targets": [{"name": "a", "file": "a.jsonl"}],
+        "selection": {"fraction": 0.1},
+        "model": {"path": "model"},
+    }
+    assert msgspec.convert(unset, Experiment).estimators == ("ekfac",)
+    unset["model"] = {"path": "model", "lora": {}}
+    assert msgspec.convert(unset, Experiment).estimators == ("metagradient",)
 
 
 def test_a_dry_run_counts_the_replay(tmp_path: Path, dsdm: Dsdm) -> None:

@@ -7,6 +7,7 @@ import msgspec
 from dsdm.config import Config
 from dsdm.lm.config import Output, Precision
 
+EKFAC = "ekfac"
 LESS = "less"
 """The estimator whose scores are no slopes: its candidates' gradients go through Adam."""
 METAGRADIENT = "metagradient"
@@ -31,12 +32,13 @@ class DirectionsConfig(Config):
 
     LATER = frozenset({"smoothing", "tail"})
 
-    estimators: tuple[str, ...] = ("ekfac",)
+    estimators: tuple[str, ...] = ()
     """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature), `less` (Adam's
     moments instead of a curvature; the best target counts, not their mix), `metagradient` (the
-    proxy's training followed backwards, no curvature approximated; needs `loglik`)."""
-    output: Output = "margin"
-    """What a datamodel predicts: `margin` (the paper's) or `loglik`."""
+    proxy's training followed backwards, no curvature approximated; needs `loglik`). None:
+    `metagradient` for adapters (`model.lora`), `ekfac` for all other models."""
+    output: Output = "loglik"
+    """What a datamodel predicts: `loglik` or `margin` (the paper's)."""
     context_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.3
     """What a token of a target's context counts for in its direction, an answer's being 1; the
     paper's is 0."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsdm.artifacts import Draft, disk_errors, load_manifest, write_json
-from dsdm.datamodel.config import LESS, METAGRADIENT, MIX
+from dsdm.datamodel.config import LESS, MIX
 from dsdm.errors import ArtifactError, ConfigError, NumericalError
 from dsdm.experiment import Experiment, record_experiment, save_experiment
 from dsdm.pipeline import run_experiment
@@ -41,11 +41,6 @@ from dsdm.trust.verdict import judge, thresholds
 CHECK = "check.json"
 VERDICT = "verdict"
 """Folder of CHECK."""
-UNCHECKED = (LESS, METAGRADIENT)
-UNCHECKED_BECAUSE = (
-    "scores of `less` are no slopes along a direction, and `metagradient` would follow a training "
-    "for each half of the targets."
-)
 WORKS = {"samples": samples_work, "halves": halves_work, "probes": probes_work}
 
 Announce = Callable[[str, int, int], None]
@@ -71,9 +66,9 @@ def run_check(
     Raises:
         DsdmError: as the stages do, but for numbers that can't be used: these are a verdict.
     """
-    if experiment.selecting_method in UNCHECKED:
+    if experiment.selecting_method == LESS:
         raise ConfigError(
-            f"dsdm check can't look at {experiment.selecting_method!r}: {UNCHECKED_BECAUSE} Set "
+            "dsdm check can't look at `less`: its scores are no slopes along a direction. Set "
             "`method` to another of directions.estimators."
         )
     needed = _only_selecting(experiment)

@@ -16,13 +16,14 @@ import numpy as np
 from dsdm.artifacts import Draft
 from dsdm.config import as_dict
 from dsdm.data.sequences import Rows, Subset
-from dsdm.datamodel.config import MIX
+from dsdm.datamodel.config import METAGRADIENT, MIX
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.pipeline.losses import EVALUATION_TOKENS
 from dsdm.pipeline.model_stages import (
     derived_seed,
     directions_seed,
     directions_work,
+    replay_of,
     target_rows,
     target_weights,
     training_folder,
@@ -189,31 +190,31 @@ def _training_rows(run: Run, config: CheckConfig, number: int) -> Subset:
 
 def _halves(run: Run, config: CheckConfig, draft: Draft) -> None:
     from dsdm.lm.model import flops_per_token
-    from dsdm.trust.halves import half_directions, split_halves
+    from dsdm.trust.halves import half_directions, half_metagradients, split_halves
     from dsdm.trust.slopes import row_slopes
 
     experiment, model = run.experiment, run.proxy(PROBED)
+    method, directions = experiment.selecting_method, experiment.directions
     targets = target_rows(run, "fit")
     halves = {name: split_halves(t, _seed(run, config, name)) for name, t in targets.items()}
     curvature, is_other = _curvature_rows(run, config)
     with progress("check/halves", None, "tokens") as advance:
-        found = half_directions(
-            model,
-            experiment.selecting_method,
-            experiment.directions,
-            halves,
-            curvature,
-            advance,
-        )
+        if method == METAGRADIENT:
+            replay, checkpoints = replay_of(run, PROBED), experiment.proxies.checkpoints
+            found = half_metagradients(replay, checkpoints, directions, halves, advance)
+            tokens = replay.passes(2 * len(halves)) * replay.num_tokens
+        else:
+            found = half_directions(model, method, directions, halves, curvature, advance)
+            tokens = 6.0 * float(curvature.lengths.sum())
     rows = Subset(run.examples, sampled_rows(run, config))
-    output, arrays = experiment.directions.output, {"is_other": np.array(is_other)}
+    output, arrays = directions.output, {"is_other": np.array(is_other)}
     for name, pair in found.items():
         slopes = row_slopes(model, pair, rows, output, experiment.scores)
         arrays[f"first.{name}"], arrays[f"second.{name}"] = slopes.T
         arrays[f"counts.{name}"] = np.array([len(half.indices) for half in halves[name]])
     np.savez(draft.path / HALVES, allow_pickle=False, **arrays)
-    tokens = 6.0 * curvature.lengths.sum() + 4.0 * len(found) * rows.lengths.sum()
-    draft.flops += float(tokens) * flops_per_token(model, int(rows.lengths.max()))
+    tokens += 4.0 * len(found) * float(rows.lengths.sum())
+    draft.flops += tokens * flops_per_token(model, int(rows.lengths.max()))
 
 
 def _curvature_rows(run: Run, config: CheckConfig) -> tuple[Subset, bool]:

@@ -59,7 +59,7 @@ def directions_work(run: Run) -> Iterator[Work]:
     experiment, checkpoints = run.experiment, run.experiment.proxies.checkpoints
     targets = fingerprints(list(targets_work(run)))
     proxies = list(proxies_work(run))
-    for method in experiment.directions.estimators:
+    for method in experiment.estimators:
         for number in range(experiment.proxies.num_points):
             proxy = proxies[number // checkpoints]
             config = {

@@ -164,7 +164,7 @@ def scored_columns(names: Sequence[str]) -> list[str]:
 
 
 def _direction_folders(folder: Path, experiment: Experiment) -> Iterator[tuple[str, int, Path]]:
-    for method in experiment.directions.estimators:
+    for method in experiment.estimators:
         for proxy in range(experiment.proxies.num_points):
             directions = folder / "directions" / method / str(proxy)
             if load_manifest(directions) is not None:

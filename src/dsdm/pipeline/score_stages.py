@@ -38,7 +38,7 @@ def screening_work(run: Run) -> Iterator[Work]:
     if screening is None:
         return
     directions = list(directions_work(run))
-    for method in run.experiment.directions.estimators:
+    for method in run.experiment.estimators:
         own = [work for work in directions if work.path.parent.name == method]
         path = run.folder / SCREENING / method
         make = partial(_screen, run, method, screening)
@@ -59,7 +59,7 @@ def scores_work(run: Run) -> Iterator[Work]:
     directions = list(directions_work(run))
     screenings = list(screening_work(run))
     is_shared = _is_scored_backward(run)
-    for method in run.experiment.directions.estimators:
+    for method in run.experiment.estimators:
         own = [work for work in directions if work.path.parent.name == method]
         own += [work for work in screenings if work.path.name == method]
         for shard, examples in zip(run.shards, examples_work(run), strict=True):

@@ -103,7 +103,7 @@ def refusal(
 
 
 def _merge(run: Run, draft: Draft) -> None:
-    methods = run.experiment.directions.estimators
+    methods = run.experiment.estimators
     folder = run.folder / "scores"
     shards = [[folder / method / shard.name for method in methods] for shard in run.shards]
     draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES)

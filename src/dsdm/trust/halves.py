@@ -7,11 +7,12 @@ from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, Subset
-from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.config import METAGRADIENT, DirectionsConfig
 from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.estimators import ESTIMATORS, Problem
+from dsdm.datamodel.estimators import ESTIMATORS, Problem, Tensors, metagradient_directions
 from dsdm.datamodel.layers import moved_layers
 from dsdm.errors import DataError
+from dsdm.lm.replay import Replay
 from dsdm.trust.measured import Agreement
 from dsdm.trust.reliability import agreement, mixed
 
@@ -36,11 +37,15 @@ def split_halves(rows: Rows, seed: int) -> tuple[Subset, Subset]:
     return Subset(rows, np.sort(order[: count // 2])), Subset(rows, np.sort(order[count // 2 :]))
 
 
+Pairs = Mapping[str, tuple[Rows, Rows]]
+"""The halves of each target."""
+
+
 def half_directions(
     model: PreTrainedModel,
     method: str,
     config: DirectionsConfig,
-    halves: Mapping[str, tuple[Rows, Rows]],
+    halves: Pairs,
     sample: Rows,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, tuple[Direction, Direction]]:
@@ -54,14 +59,41 @@ def half_directions(
         sample: Rows of the pool for the curvature.
         advance: Called with the tokens done since the last call.
     """
-    named = {f"{name}/{i}": pair[i] for name, pair in halves.items() for i in (0, 1)}
     layers = moved_layers(model, embeddings=config.embeddings)
-    problem = Problem(model, layers, named, sample, advance)
-    found = {
-        name: Direction(tensors, method, name, "")
-        for name, tensors in ESTIMATORS[method](problem, config).items()
-    }
-    return {name: (found[f"{name}/0"], found[f"{name}/1"]) for name in halves}
+    problem = Problem(model, layers, _named(halves), sample, advance)
+    return _pairs(ESTIMATORS[method](problem, config), method, halves)
+
+
+def half_metagradients(
+    replay: Replay,
+    num_checkpoints: int,
+    config: DirectionsConfig,
+    halves: Pairs,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> dict[str, tuple[Direction, Direction]]:
+    """As `half_directions`, of the metagradient at a proxy's last checkpoint.
+
+    Args:
+        replay: The proxy's training, not yet run.
+        num_checkpoints: Those of the proxy.
+        config: As the run's directions.
+        halves: The halves of each target.
+        advance: Called with the tokens that were trained on or followed back.
+    """
+    *_, last = metagradient_directions(replay, _named(halves), num_checkpoints, config, advance)
+    return _pairs(last, METAGRADIENT, halves)
+
+
+def _named(halves: Pairs) -> dict[str, Rows]:
+    """Each half as a target of its own."""
+    return {f"{name}/{i}": pair[i] for name, pair in halves.items() for i in (0, 1)}
+
+
+def _pairs(
+    found: Mapping[str, Tensors], method: str, halves: Pairs
+) -> dict[str, tuple[Direction, Direction]]:
+    directions = {name: Direction(tensors, method, name, "") for name, tensors in found.items()}
+    return {name: (directions[f"{name}/0"], directions[f"{name}/1"]) for name in halves}
 
 
 def agreement_of_halves(

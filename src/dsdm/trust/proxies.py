@@ -5,11 +5,11 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows
-from dsdm.datamodel.config import DirectionsConfig, damping_of
+from dsdm.datamodel.config import METAGRADIENT, DirectionsConfig, damping_of
 from dsdm.datamodel.layers import moved_layers
 from dsdm.trust.measured import Curvature
 
-NO_CURVATURE = ("gradient",)
+NO_CURVATURE = ("gradient", METAGRADIENT)
 
 
 def unigram_entropy(rows: Rows) -> float:
