@@ -30,7 +30,6 @@ PROXIES = 2
 PLAIN = "plain"
 SHARED = (*TEXTS, "proxies")
 VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "loglik": (("directions.output", "loglik"),),
     "answers": (("directions.context_weight", "0"),),
     "whole": (("directions.context_weight", "1"),),
     "damping0.01": (("directions.damping", "0.01"),),
@@ -39,19 +38,9 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "damping100": (("directions.damping", "100"),),
     "blocks": (("directions.embeddings", "false"),),
     "sampled": (("directions.labels", "sampled"),),
-    "metagradient": (
-        ("directions.output", "loglik"),
-        ("directions.estimators", "[metagradient]"),
-    ),
-    # Of a training that starts from trained weights, whose derivatives do not grow.
-    "metagradient_whole": (
-        ("directions.output", "loglik"),
-        ("directions.estimators", "[metagradient]"),
-        ("directions.tail", "1"),
-        ("directions.smoothing", "0"),
-    ),
+    "metagradient": (("directions.estimators", "[metagradient]"),),
+    "metagradient_whole": (("directions.estimators", "[metagradient]"), ("directions.tail", "1")),
     "margin": (("directions.output", "margin"),),
-    "loglik_damping1": (("directions.output", "loglik"), ("directions.damping", "1")),
 }
 
 
