@@ -71,9 +71,14 @@ def main() -> None:
 
 def scored(main_run: Run, setup: Path, variant: str) -> Run:
     """A run with the main run's proxies, scored in another way."""
-    folder = main_run.folder.with_name(f"{main_run.folder.name}-{variant}")
+    folder = folder_of(main_run, variant)
     link_parts(main_run.folder, folder, SHARED)
     return run_experiment(varied(setup, variant, folder), until="scores")
+
+
+def folder_of(main_run: Run, name: str) -> Path:
+    """Of a run beside the main one."""
+    return main_run.folder.with_name(f"{main_run.folder.name}-{name}")
 
 
 def varied(setup: Path, variant: str, folder: Path) -> Experiment:

@@ -1,7 +1,9 @@
 """Chunked outputs against the model's own logits."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from dsdm.lm import outputs
 from dsdm.lm.config import Output
 from dsdm.lm.model import autocast
 from dsdm.lm.outputs import (
+    differentiable_loglik,
     example_outputs,
     outputs_of_logits,
     plain_token_outputs,
@@ -79,12 +82,13 @@ def test_the_bias_of_the_head_is_read_and_gets_its_gradient(name: str, output: O
 
 @pytest.mark.usefixtures("chunk_tokens")
 @pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("summed", [summed_loglik, differentiable_loglik])
 def test_the_summed_loglik_has_the_value_and_gradients_of_the_sum(
-    model: PreTrainedModel, with_bias: bool
+    model: PreTrainedModel, with_bias: bool, summed: Callable[[PreTrainedModel, Batch], Tensor]
 ) -> None:
     model = with_head_bias(model) if with_bias else model
     batch = padded_batch(answer_start=2)
-    ours, named = 3 * summed_loglik(model, batch), dict(model.named_parameters())
+    ours, named = 3 * summed(model, batch), dict(model.named_parameters())
     plain = 3 * plain_token_outputs(model, batch, "loglik").sum()
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
     ours_grads, plain_grads = (
@@ -101,6 +105,17 @@ def test_the_summed_loglik_leaves_frozen_parameters_alone() -> None:
     assert model.get_output_embeddings().weight.grad is None
     with torch.no_grad():
         assert summed_loglik(model, batch) == token_outputs(model, batch, "loglik").sum()
+
+
+@pytest.mark.parametrize("summed", [summed_loglik, differentiable_loglik])
+def test_a_batch_in_which_nothing_counts_adds_nothing(
+    summed: Callable[[PreTrainedModel, Batch], Tensor],
+) -> None:
+    model, batch = tiny_model(), collate([Row(np.array([3]))])
+    total = summed(model, batch)
+    assert total == 0
+    total.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
 def test_a_tied_embedding_gets_the_gradient_of_both_its_uses() -> None:

@@ -108,12 +108,28 @@ def summed_loglik(model: PreTrainedModel, batch: Batch) -> Float[Tensor, ""]:
 
     A sum weighs all tokens alike, so their gradients are taken while their logits are at hand.
     """
-    hidden = hidden_states(model, batch).flatten(0, 1)
+    hidden, labels = _counted_states(model, batch)
     head = model.get_output_embeddings()
     total: Tensor = _SummedLoglik.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, batch.labels.flatten()
+        hidden, head.weight, head.bias, labels
     )
     return total
+
+
+def differentiable_loglik(model: PreTrainedModel, batch: Batch) -> Float[Tensor, ""]:
+    """`summed_loglik` with a second derivative, which holds every counted token's logits."""
+    hidden, labels = _counted_states(model, batch)
+    head = model.get_output_embeddings()
+    # Cut while it is narrow: the gradient of a cut is a whole tensor of zeros.
+    logliks = [
+        -nn.functional.cross_entropy(
+            at_least_float(nn.functional.linear(hidden[part], head.weight, head.bias)),
+            labels[part],
+            reduction="sum",
+        )
+        for part in _chunks(len(labels))
+    ]
+    return torch.stack(logliks).sum() if logliks else at_least_float(hidden.sum())
 
 
 def plain_token_outputs(
@@ -129,6 +145,16 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch 
     """The states that the output layer reads."""
     states: Tensor = model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
     return states
+
+
+def _counted_states(
+    model: PreTrainedModel, batch: Batch
+) -> tuple[Float[Tensor, "tokens width"], Int[Tensor, " tokens"]]:
+    """The states at tokens that count, and their labels: no others need logits."""
+    labels = batch.labels.flatten()
+    counted = (labels != IGNORED).nonzero()[:, 0]
+    states = hidden_states(model, batch).flatten(0, 1)
+    return states.index_select(0, counted), labels[counted]
 
 
 @torch.no_grad()
@@ -220,19 +246,17 @@ class _SummedLoglik(torch.autograd.Function):
             torch.zeros_like(tensor) if tensor is not None and need else None
             for tensor, need in zip((hidden, weight, bias), needed, strict=True)
         )
-        counted = (labels != IGNORED).to(hidden.dtype)[:, None]
         total = at_least_float(hidden.new_zeros(()))
         for part in _chunks(len(labels)):
             logits = nn.functional.linear(hidden[part], weight, bias)
             loglik, grad = _loglik_and_grad(logits, labels[part])
-            total += (loglik * counted[part]).sum()
-            # Ignored tokens are left out on the narrow side.
+            total += loglik.sum()
             if grad_hidden is not None:
-                grad_hidden[part] = (grad @ weight) * counted[part]
+                grad_hidden[part] = grad @ weight
             if grad_weight is not None:
-                grad_weight += grad.T @ (hidden[part] * counted[part])
+                grad_weight += grad.T @ hidden[part]
             if grad_bias is not None:
-                grad_bias += (grad.T @ counted[part])[:, 0]
+                grad_bias += grad.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total
 
@@ -249,7 +273,7 @@ def _loglik_and_grad(
     logliks = []
     for part in _cached_parts(logits):
         log_p = torch.log_softmax(at_least_float(logits[part]), 1)
-        index = labels[part].clamp(min=0)[:, None]
+        index = labels[part][:, None]
         logliks.append(log_p.gather(1, index))
         ones = torch.ones_like(index, dtype=log_p.dtype)
         logits[part] = log_p.exp_().neg_().scatter_add_(1, index, ones)

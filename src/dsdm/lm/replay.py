@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import Batch, Rows, lengths_of
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.model import autocast, training_passes
-from dsdm.lm.outputs import plain_token_outputs
+from dsdm.lm.outputs import differentiable_loglik
 from dsdm.lm.schedule import learning_rate
 from dsdm.lm.train import State, Trainer
 
@@ -213,7 +213,7 @@ class Replay:
         trainer = self._trainer
         names, parameters = zip(*trainer.trained(), strict=True)
         with self._differentiable():
-            loss = -plain_token_outputs(trainer.model, batch.to(trainer.device), "loglik").sum()
+            loss = -differentiable_loglik(trainer.model, batch.to(trainer.device))
             gradients = torch.autograd.grad(
                 loss / counted, parameters, create_graph=True, materialize_grads=True
             )
@@ -235,7 +235,7 @@ class Replay:
 
     @contextlib.contextmanager
     def _differentiable(self) -> Iterator[None]:
-        """Only the plain attention kernel and plain logits have a second derivative."""
+        """Only the plain attention kernel has a second derivative."""
         trainer = self._trainer
         with (
             sdpa_kernel(SDPBackend.MATH),
