@@ -52,7 +52,7 @@ def compute(folder: Path) -> dict[str, list[float]]:
     weights = {"ones": 1.0, "fives": 0.5}
     directions = DirectionsConfig(
         output="margin",
-        context_weight=0.0,
+        context_share=0.0,
         curvature_rows=32,
         damping=0.1,
         projection=3,

@@ -30,8 +30,13 @@ PROXIES = 2
 PLAIN = "plain"
 SHARED = (*TEXTS, "proxies")
 VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "answers": (("directions.context_weight", "0"),),
-    "whole": (("directions.context_weight", "1"),),
+    "answers": (("directions.context_share", "0"),),
+    "half_context": (("directions.context_share", "0.5"),),
+    "trak_of_the_paper": (
+        ("directions.estimators", "[trak]"),
+        ("directions.output", "margin"),
+        ("directions.context_share", "0"),
+    ),
     "damping0.01": (("directions.damping", "0.01"),),
     "damping1": (("directions.damping", "1"),),
     "damping10": (("directions.damping", "10"),),

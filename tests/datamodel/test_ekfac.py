@@ -34,7 +34,7 @@ TARGETS = {
 
 
 def configure(damping: float = 0.1, output: Output = "margin") -> DirectionsConfig:
-    return DirectionsConfig(damping=damping, output=output, context_weight=0.0, batch_tokens=50)
+    return DirectionsConfig(damping=damping, output=output, context_share=0.0, batch_tokens=50)
 
 
 def make_problem(model: PreTrainedModel) -> Problem:

@@ -220,17 +220,17 @@ def test_factors_in_bfloat16_are_near_those_in_float32() -> None:
         assert torch.cosine_similarity(*pair, dim=0) > 0.99
 
 
-def test_context_weighs_in_as_much_of_the_whole_rows_gradient() -> None:
-    """With n answer and m context tokens, f = (n f_answer + w m f_context) / (n + w m)."""
-    model, weight = tiny_model(), 0.3
+def test_a_context_has_its_share_of_the_gradient() -> None:
+    """With 3 tokens of answer and 5 of context, f = (1 - s) f_answer + s f_context."""
+    model, share = tiny_model(), 0.3
     row = Row(torch.arange(9).numpy() % VOCAB, answer_start=6)
     name = linear_layers(model)[0].name
     ours = mean_gradient(
-        model, ListRows([row]), "loglik", [name], batch_tokens=100, context_weight=weight
+        model, ListRows([row]), "loglik", [name], batch_tokens=100, context_share=share
     )[name]
     answer, whole = (
         loop_gradient(model, [Row(row.tokens, start)], "loglik", [name])[name] for start in (6, 1)
     )
     context = (8 * whole - 3 * answer) / 5
-    expected = (3 * answer + weight * 5 * context) / (3 + weight * 5)
+    expected = (1 - share) * answer + share * context
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)

@@ -32,7 +32,7 @@ SCORES = ScoresConfig(precision="float32", batch_tokens=50)
 
 
 def configure(output: Output = "margin", **fields: float) -> DirectionsConfig:
-    fields = {"context_weight": 0.0, "seed": 5, **fields}
+    fields = {"context_share": 0.0, "seed": 5, **fields}
     return DirectionsConfig(output=output, projection=3, batch_tokens=50, damping=0.1, **fields)
 
 

@@ -152,20 +152,25 @@ def test_an_example_is_the_mean_over_its_counted_tokens(
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("context_weight", [0.0, 0.3, 1.0])
-def test_a_contexts_tokens_count_for_their_weight(
-    model: PreTrainedModel, output: Output, context_weight: float
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_context_counts_for_its_share_however_long_it_is(
+    model: PreTrainedModel, output: Output, share: float
 ) -> None:
     rows = [row for row in random_rows(9, answer_start=3).rows if len(row.tokens) > 3]
     assert rows
-    ours = weighted_outputs(model, collate(rows), output, context_weight)
+    ours = weighted_outputs(model, collate(rows), output, share)
     for row, found in zip(rows, ours, strict=True):
         whole = plain_token_outputs(model, collate([Row(row.tokens)]), output)[0]
         # Prediction t is of token t + 1.
-        weights = torch.full_like(whole, context_weight)
-        weights[row.answer_start - 1 :] = 1.0
-        expected = (weights * whole).sum() / weights.sum()
+        context, answer = whole[: row.answer_start - 1], whole[row.answer_start - 1 :]
+        expected = (1 - share) * answer.mean() + share * context.mean()
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_an_example_without_context_is_its_answer(model: PreTrainedModel) -> None:
+    batch = collate(random_rows(3).rows)
+    ours = weighted_outputs(model, batch, "loglik", 0.5)
+    torch.testing.assert_close(ours, example_outputs(model, batch, "loglik"))
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

@@ -67,7 +67,7 @@ def test_arms_are_compared_at_equal_numbers_of_conversations(tmp_path: Path, dsd
     experiment = write_chat_experiment(
         tmp_path,
         proxies={"moments": True, "epochs": 4.0},
-        directions={"estimators": ["ekfac", "less"], "curvature_rows": 32, "context_weight": 0.0},
+        directions={"estimators": ["ekfac", "less"], "curvature_rows": 32, "context_share": 0.0},
         compare={
             "arms": ARMS,
             "epochs": 3,

@@ -68,19 +68,19 @@ def test_a_constant_has_no_correlation() -> None:
     assert correlation(np.ones(4), np.arange(4.0)) is None
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
 def test_slopes_of_targets_are_those_of_what_the_direction_was_made_to_raise(
-    model: PreTrainedModel, weight: float
+    model: PreTrainedModel, share: float
 ) -> None:
     names = linear_names(model)
     direction, named = random_direction(model, names), dict(model.named_parameters())
     examples = ListRows([r for r in random_rows(9, answer_start=3).rows if len(r.tokens) > 3])
     expected = []
     for row in examples.rows:
-        output = weighted_outputs(model, collate([row]), "margin", weight).sum()
+        output = weighted_outputs(model, collate([row]), "margin", share).sum()
         gradients = torch.autograd.grad(output, [named[name] for name in names])
         pairs = zip(gradients, direction.tensors.values(), strict=True)
         expected.append(sum(float((g * u).sum()) for g, u in pairs))
-    asked = DirectionsConfig(output="margin", context_weight=weight)
+    asked = DirectionsConfig(output="margin", context_share=share)
     found = target_slopes(model, direction, examples, asked, CONFIG)
     np.testing.assert_allclose(found, expected, rtol=1e-9)

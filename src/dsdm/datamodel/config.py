@@ -39,9 +39,9 @@ class DirectionsConfig(Config):
     `metagradient` for adapters (`model.lora`), `ekfac` for all other models."""
     output: Output = "loglik"
     """What a datamodel predicts: `loglik` or `margin` (the paper's)."""
-    context_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.3
-    """What a token of a target's context counts for in its direction, an answer's being 1; the
-    paper's is 0."""
+    context_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.3
+    """What a target's context counts for in its direction, all of its tokens together, the rest
+    being the answer's; the paper's is 0."""
     embeddings: bool = True
     """Whether directions move the embeddings and the output layer too, beside the blocks' linear
     layers."""

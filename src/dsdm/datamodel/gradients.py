@@ -119,7 +119,7 @@ def mean_gradient(
     *,
     batch_tokens: int,
     precision: Precision = "float32",
-    context_weight: float = 0.0,
+    context_share: float = 0.0,
 ) -> dict[str, Tensor]:
     """The mean over `rows` of each example's output gradient, by parameter name, in fp32.
 
@@ -130,7 +130,7 @@ def mean_gradient(
         parameter_names: By which.
         batch_tokens: Tokens in one pass, padding included.
         precision: Of the passes.
-        context_weight: What a context's token counts for, an answer's being 1.
+        context_share: What a context counts for, the rest being the answer's.
 
     Raises:
         NumericalError: a gradient is NaN or infinite.
@@ -140,7 +140,7 @@ def mean_gradient(
     sums = [torch.zeros_like(p, dtype=_accumulator(p)) for p in parameters]
     for _, batch in iter_batches(rows, batch_tokens, model.device):
         with autocast(model.device, precision):
-            total = weighted_outputs(model, batch, output, context_weight).sum()
+            total = weighted_outputs(model, batch, output, context_share).sum()
         for running, gradient in zip(sums, torch.autograd.grad(total, parameters), strict=True):
             running.add_(gradient)
     means = {n: s / len(rows.lengths) for n, s in zip(parameter_names, sums, strict=True)}

@@ -51,19 +51,24 @@ def mean_outputs(
 
 
 def weighted_outputs(
-    model: PreTrainedModel, batch: Batch, output: Output, context_weight: float
+    model: PreTrainedModel, batch: Batch, output: Output, context_share: float
 ) -> Float[Tensor, " batch"]:
-    """The output of each example, a context's token counting for `context_weight` of an answer's.
+    """The output of each example, its context as a whole counting for `context_share` of it.
 
-    With 0 it is `example_outputs`; with 1 the mean over all tokens but the first.
+    That is the mean over the answer's tokens and the mean over the context's, with weights of
+    1 - context_share and context_share; with 0, and where there is no context, `example_outputs`.
     """
-    if context_weight == 0:
+    if context_share == 0:
         return example_outputs(model, batch, output)
     whole = with_context(batch)
     values = token_outputs(model, whole, output)
-    weights = torch.full_like(values, context_weight).masked_fill(batch.labels != IGNORED, 1.0)
-    weights = weights * (whole.labels != IGNORED)
-    return (values * weights).sum(1) / weights.sum(1).clamp(min=torch.finfo(weights.dtype).tiny)
+    is_answer = batch.labels != IGNORED
+    is_context = (whole.labels != IGNORED) & ~is_answer
+    answer, context = (
+        (values * part).sum(1) / part.sum(1).clamp(min=1) for part in (is_answer, is_context)
+    )
+    shares = context_share * is_context.any(1).to(values.dtype)
+    return (1 - shares) * answer + shares * context
 
 
 def token_outputs(

@@ -41,17 +41,18 @@ def target_slopes(
     asked: DirectionsConfig,
     config: ScoresConfig,
 ) -> Float[np.ndarray, " examples"]:
-    """The slope of what the direction was made to raise: answers, and contexts by their weight."""
+    """The slope of what the direction was made to raise: answers, and contexts by their share."""
     answers = row_slopes(model, [direction], examples, asked.output, config)[:, 0]
-    if asked.context_weight == 0:
+    if asked.context_share == 0:
         return answers
     whole = row_slopes(model, [direction], WholeRows(examples), asked.output, config)[:, 0]
     rows = [examples.row(i) for i in range(len(examples.lengths))]
     predicted = np.array([len(row.tokens) - 1 for row in rows])
     answered = np.array([int(row.is_counted.sum()) for row in rows])
-    in_answers, in_whole = answers * answered, whole * predicted
-    total = in_answers + asked.context_weight * (in_whole - in_answers)
-    return np.asarray(total / (answered + asked.context_weight * (predicted - answered)))
+    in_context = predicted - answered
+    contexts = (whole * predicted - answers * answered) / np.maximum(in_context, 1)
+    shares = asked.context_share * (in_context > 0)
+    return np.asarray((1 - shares) * answers + shares * contexts)
 
 
 def scorer_slopes(

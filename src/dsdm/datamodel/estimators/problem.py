@@ -28,7 +28,7 @@ def target_gradient(
         names,
         batch_tokens=config.batch_tokens,
         precision=config.precision,
-        context_weight=config.context_weight,
+        context_share=config.context_share,
     )
 
 
