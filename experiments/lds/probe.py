@@ -30,6 +30,7 @@ from dsdm.pipeline.bank_scores import Rival, rival_scores
 from dsdm.pipeline.bank_stages import make_bank
 from dsdm.pipeline.check import run_check
 from dsdm.pipeline.check_stages import BEFORE, FOLDER, ORDER, drawn_groups, load_losses
+from dsdm.pipeline.scores_table import SCORES
 from dsdm.trust.config import CheckConfig
 from dsdm.trust.groups import mean_score
 from dsdm.trust.lds import TargetScores, lds_board
@@ -89,9 +90,9 @@ def variant_scores(main_run: Run, num_candidates: int) -> dict[str, TargetScores
     """Of the variants that are scored."""
     found = {}
     for name in VARIANTS:
-        described = folder_of(main_run, name) / "experiment.yaml"
-        if described.exists():
-            run = Run(load_experiment(described))
+        folder = folder_of(main_run, name)
+        if (folder / "scores" / "all" / SCORES).exists():
+            run = Run(load_experiment(folder / "experiment.yaml"))
             rival = Rival(run.experiment.selecting_method, PROXIES)
             found[name] = rival_scores(run, rival, num_candidates)
     return found
