@@ -99,6 +99,7 @@ CALLED = {
     "similarity": "embedding similarity",
     "sourcematched": "random, of the same sources",
     "squad": "SQuAD",
+    "top_minus_random": "loss minus random's",
     "trak": "TRAK",
 }
 """What rows and columns are called, where the figures' names don't say it well."""
@@ -150,10 +151,26 @@ TABLES = (
         "random subset of the pool with the loss of models trained on it, mean of three targets "
         "([experiments/lds](../experiments/lds/scratch.yaml)). *Ceiling* is the most that any "
         "prediction could reach, *random* what random scores reach; a cost is in trainings of one "
-        "proxy, by seconds.",
+        "proxy, by FLOPs.",
         r"lds\.scratch\.(?P<row>[a-z0-9]+)(?:\.(?P<column>skewed|cost))?",
         ("", "skewed", "cost"),
         "random halves",
+    ),
+    Pivot(
+        "Predicting what another fine-tune does",
+        "The same for LoRA on a small model, 200 conversations and two targets "
+        "([finetune.yaml](../experiments/lds/finetune.yaml)).",
+        r"lds\.finetune\.(?P<row>[a-z0-9]+)(?:\.(?P<column>skewed|cost))?",
+        ("", "skewed", "cost"),
+        "random halves",
+    ),
+    Pivot(
+        "What `dsdm check` says, and what retraining shows",
+        "Set-ups on the quickstart's pool, three of them broken "
+        "([check.py](../experiments/check/check.py)). *Verdict* 1 is trust; beside it models "
+        "trained on the selection minus models trained on random rows, on the tune part.",
+        r"check\.(?P<row>[a-z_]+)\.(?P<column>verdict|top_minus_random)",
+        ("verdict", "top_minus_random"),
     ),
     Pivot(
         "Choosing conversations for a fine-tune",

@@ -239,8 +239,8 @@ def _figures(
             found = board.difference(first, second, kind, ALL_TARGETS)
             yield _figure(f"{prefix}{first}_minus_{second}{suffix}", found, unit)
     for name, cost in costs.items():
-        unit = f"trainings of one proxy, by seconds; {cost.flops:.2f} by FLOPs"
-        yield figure(f"{prefix}{name}.cost", cost.seconds, unit)
+        unit = f"trainings of one proxy, by FLOPs; {cost.seconds:.2f} by seconds"
+        yield figure(f"{prefix}{name}.cost", cost.flops, unit)
 
 
 def _figure(name: str, found: Interval, unit: str) -> dict[str, Any]:
