@@ -4,7 +4,8 @@
 
 A set-up is check.yaml with overrides. The truth is what a user would find out by spending the
 compute: three models trained on the selection against three on random rows, on the tune part. The
-selection helps where the paired t-interval of the difference lies below zero. Three are broken on
+selection helps where the paired t-interval of the difference lies below zero, and does not where
+there is none, since the run ends with an error. Three are broken on
 purpose; the last five were made up after the check was finished. What a set-up has in common with
 the sound one, which comes first, is not made again: its proxies, and the models of random rows.
 """
@@ -23,6 +24,7 @@ from record import figure, write_figures
 
 from dsdm.artifacts import MANIFEST, load_checked, write_checked
 from dsdm.datamodel.directions import load_direction, save_direction
+from dsdm.errors import NumericalError
 from dsdm.evaluation.comparison import compare_losses
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import Workers, run_experiment
@@ -116,7 +118,14 @@ def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
         flip(experiment.folder)
     check = run_check(experiment, CheckConfig(), workers=workers)
     print(f"{setup.name}: {check.verdict}", file=sys.stderr)
-    run_experiment(experiment, workers=workers)
+    yield figure(f"check.{setup.name}.verdict", int(check.verdict.trust), "1: trust")
+    try:
+        run_experiment(experiment, workers=workers)
+    except NumericalError as error:
+        # There is no selection, so none that helps.
+        print(f"{setup.name}: {error}", file=sys.stderr)
+        yield _agreement(setup, check.verdict.trust, helps=False)
+        return
     assert experiment.compare is not None
     targets = [target.name for target in experiment.targets]
     losses = load_losses(experiment.folder, "tune", experiment.compare, targets)
@@ -125,10 +134,13 @@ def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
     found = line.difference
     assert found is not None
     unit = f"nats a target token, {line.num_seeds} seeds"
-    yield figure(f"check.{setup.name}.verdict", int(check.verdict.trust), "1: trust")
     yield figure(f"check.{setup.name}.top_minus_random", found.mean, unit, found.low, found.high)
-    agrees = int(check.verdict.trust == (found.high < 0))
-    yield figure(f"check.{setup.name}.agrees", agrees, "1: verdict and retraining agree")
+    yield _agreement(setup, check.verdict.trust, helps=found.high < 0)
+
+
+def _agreement(setup: Setup, trust: bool, *, helps: bool) -> dict[str, Any]:
+    unit = "1: verdict and retraining agree"
+    return figure(f"check.{setup.name}.agrees", int(trust == helps), unit)
 
 
 def flip(run_folder: Path) -> None:
