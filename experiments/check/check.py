@@ -78,7 +78,7 @@ SETUPS = (
     Setup("margin", (("directions.output", "margin"),)),
     Setup(
         "short_rows_plain_gradient",
-        (("examples.row_tokens", "64"), ("directions.estimators", "[gradient]")),
+        (("examples.row_tokens", "128"), ("directions.estimators", "[gradient]")),
     ),
 )
 

@@ -54,6 +54,7 @@ RIVALS = {
     "ekfac": Rival("ekfac", 4),
     "trak1": Rival("trak", 1),
     "trak4": Rival("trak", 4),
+    "gradient2": Rival("gradient", 2),
     "gradient": Rival("gradient", 4),
     "cosine": Rival("cosine", 4),
     "metagradient1": Rival("metagradient", 1),
@@ -64,6 +65,7 @@ RIVALS = {
 PAIRS = (
     ("default", "bm25"),
     ("default", "gradient"),
+    ("default", "gradient2"),
     ("default", "trak4"),
     ("ekfac", "trak4"),
     ("metagradient", "trak4"),
