@@ -42,7 +42,7 @@ def test_candidates_have_the_scores_of_a_full_run_or_are_predicted_below_the_cut
     whole, part, out = run_both(
         tmp_path,
         dsdm,
-        proxies={"count": 2, "epochs": 2.0, "train": {"batch_tokens": 128, "lr": 1e-2}},
+        proxies={"count": 2, "epochs": 4.0, "train": {"batch_tokens": 128, "lr": 1e-2}},
         examples={"row_tokens": 16, "unit": unit},
     )
     is_exact = np.isclose(part, whole, rtol=1e-3, atol=1e-5)
