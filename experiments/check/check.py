@@ -5,9 +5,9 @@
 A set-up is check.yaml with overrides. The truth is what a user would find out by spending the
 compute: three models trained on the selection against three on random rows, on the tune part. The
 selection helps where the paired t-interval of the difference lies below zero, and does not where
-there is none, since the run ends with an error. Three are broken on
-purpose; the last five were made up after the check was finished. What a set-up has in common with
-the sound one, which comes first, is not made again: its proxies, and the models of random rows.
+there is none, since the run ends with an error. Three are broken on purpose; the last five were
+made up after the check was finished. What a set-up has in common with the sound one, which comes
+first, is not made again: its proxies, and the models of random rows.
 """
 
 import argparse

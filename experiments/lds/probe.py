@@ -3,14 +3,14 @@
     python experiments/lds/probe.py [--setup SETUP.yaml] [--subsets N]
 
 Each estimator of the set-up is checked on the first proxy, and all of them are held against the
-groups of all those checks: short trainings on what scores high, low and at random. Scores are of
-the same proxies as in the table of lds.py, and of the variants that variants.py has scored. Run
+groups of all those checks: short trainings on what scores high, low and at random. Scores are
+of the same proxies as in the table of lds.py, and of the variants that variants.py has scored. Run
 both first.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from lds import bank_config, read_losses, rivals_of
-from linked import TEXTS, link_parts
+from linked import link_parts
 from record import figure, write_figures
-from variants import PROXIES, VARIANTS, folder_of
+from variants import PROXIES, SHARED, VARIANTS, folder_of
 
+from dsdm.data.examples import Examples
 from dsdm.experiment import load_experiment
 from dsdm.pipeline import Run
 from dsdm.pipeline.bank_scores import Rival, rival_scores
@@ -36,17 +37,13 @@ from dsdm.trust.groups import mean_score
 from dsdm.trust.lds import TargetScores, lds_board
 from dsdm.trust.probe import mean_reductions
 
-SHARED = (*TEXTS, "proxies")
-
 
 @dataclass(frozen=True)
 class Groups:
     """What was trained on in the probes, and by how much each target's loss fell."""
 
     orders: list[np.ndarray]
-    """Of each group the candidates, as often as they were trained on."""
-    tokens: list[np.ndarray]
-    """Their tokens."""
+    """The rows of each group, as often as they were trained on."""
     reductions: Mapping[str, np.ndarray]
     """By target, in nats: one for each group."""
 
@@ -73,7 +70,7 @@ def main() -> None:
     lds = {
         name: np.mean([board.interval(name, kind).mean for kind in board.kinds]) for name in scores
     }
-    probe = {name: correlation(one, groups) for name, one in scores.items()}
+    probe = {name: correlation(one, groups, main_run.examples) for name, one in scores.items()}
     for name in sorted(scores, key=probe.__getitem__):
         print(f"{name:20} probe {probe[name]:+.3f}  LDS {lds[name]:+.3f}")
     found = spearmanr([probe[name] for name in scores], [lds[name] for name in scores]).statistic
@@ -100,49 +97,39 @@ def variant_scores(main_run: Run, num_candidates: int) -> dict[str, TargetScores
 
 def probed(main_run: Run, setup: Path) -> Groups:
     """The groups of each estimator's check."""
-    orders, tokens, reductions = [], [], []
+    found = []
     for method in main_run.experiment.estimators:
         folder = folder_of(main_run, f"check-{method}")
-        link_parts(main_run.folder, folder, SHARED)
-        (folder / "directions").mkdir(exist_ok=True)
-        link_parts(main_run.folder / "directions", folder / "directions", [method])
+        link_parts(main_run.folder, folder, [*SHARED, f"directions/{method}"])
         overrides = [("run", str(folder)), ("method", method), ("proxies.count", "1")]
         experiment = load_experiment(setup, overrides)
         run_check(experiment, CheckConfig())
-        for order, size, reduction in _groups(Run(experiment)):
-            orders.append(order)
-            tokens.append(size)
-            reductions.append(reduction)
+        found.append(_groups(Run(experiment)))
     return Groups(
-        orders,
-        tokens,
-        {name: np.array([one[name] for one in reductions]) for name in reductions[0]},
+        [order for groups in found for order in groups.orders],
+        {
+            target: np.concatenate([groups.reductions[target] for groups in found])
+            for target in found[0].reductions
+        },
     )
 
 
-def _groups(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, float]]]:
+def _groups(run: Run) -> Groups:
+    """Those of one finished check."""
     folder = run.folder / FOLDER / "probes"
     rows, groups = drawn_groups(run, CheckConfig())
-    before = load_losses(folder / BEFORE)
-    for number in range(len(groups)):
-        path = folder / f"{number:02d}"
-        trained = rows[np.load(path / ORDER)]
-        fallen = mean_reductions(before, [load_losses(path)])
-        yield (
-            run.examples.candidate_of_row[trained],
-            run.examples.lengths[trained],
-            {name: float(values[0]) for name, values in fallen.items()},
-        )
+    paths = [folder / f"{number:02d}" for number in range(len(groups))]
+    after = [load_losses(path) for path in paths]
+    orders = [rows[np.load(path / ORDER)] for path in paths]
+    return Groups(orders, mean_reductions(load_losses(folder / BEFORE), after))
 
 
-def correlation(scores: TargetScores, groups: Groups) -> float:
+def correlation(scores: TargetScores, groups: Groups, examples: Examples) -> float:
     """Of groups' mean scores with what training on them gained, mean over targets."""
     found = []
     for target, reductions in groups.reductions.items():
-        means = [
-            mean_score(scores[target][order], size, np.arange(len(order)))
-            for order, size in zip(groups.orders, groups.tokens, strict=True)
-        ]
+        of_row = scores[target][examples.candidate_of_row]
+        means = [mean_score(of_row, examples.lengths, order) for order in groups.orders]
         found.append(spearmanr(means, reductions).statistic)
     return float(np.mean(found))
 

@@ -35,8 +35,8 @@ class DirectionsConfig(Config):
     estimators: tuple[str, ...] = ()
     """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature), `less` (Adam's
     moments instead of a curvature; the best target counts, not their mix), `metagradient` (the
-    proxy's training followed backwards, no curvature approximated; needs `loglik`). None:
-    `metagradient` for adapters (`model.lora`), `ekfac` for all other models."""
+    proxy's training followed backwards, no curvature approximated; needs `loglik`). Left
+    empty: `metagradient` for adapters (`model.lora`), `ekfac` for all other models."""
     output: Output = "loglik"
     """What a datamodel predicts: `loglik` or `margin` (the paper's)."""
     context_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.3

@@ -62,12 +62,9 @@ def weighted_outputs(
         return example_outputs(model, batch, output)
     whole = with_context(batch)
     values = token_outputs(model, whole, output)
-    is_answer = batch.labels != IGNORED
-    is_context = (whole.labels != IGNORED) & ~is_answer
-    answer, context = (
-        (values * part).sum(1) / part.sum(1).clamp(min=1) for part in (is_answer, is_context)
-    )
-    shares = context_share * is_context.any(1).to(values.dtype)
+    in_context = whole.labels.masked_fill(batch.labels != IGNORED, IGNORED)
+    answer, context = (mean_outputs(values, labels) for labels in (batch.labels, in_context))
+    shares = context_share * (in_context != IGNORED).any(1).to(values.dtype)
     return (1 - shares) * answer + shares * context
 
 
