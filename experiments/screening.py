@@ -2,9 +2,9 @@
 
     python experiments/screening.py [EXPERIMENT.yaml] [--seeds 0 1 2] [--key value ...]
 
-For each seed the experiment's pool is scored in full, in RUN-SEED, then screened, in
-RUN-SEED-screened, with the same proxies and directions; a model is trained on each selection and
-evaluated on the tune part. `screening.*` figures are means over seeds. The default is the
+For each seed the experiment's pool is screened, in RUN-SEED, then scored in full, in RUN-SEED-full,
+with the same proxies and directions; a model is trained on each selection and evaluated on the tune
+part. `screening.*` figures are means over seeds. The default is the
 comparison's primary cell, whose runs serve where they are finished.
 """
 
@@ -71,12 +71,12 @@ def measured(
 ) -> dict[str, float]:
     """What one seed's screened run is, beside its full one."""
     shared = [*overrides, *TRAINED]
-    full = experiment_of_seed(path, [*shared, ("scores.screening", "null")], seed)
-    run_experiment(full)
-    changed = [("run", f"{full.run}-screened"), ("scores.screening", screening)]
-    screened = load_experiment(path, [*shared, ("seed", str(seed)), *changed])
-    link_parts(full.folder, screened.folder, SHARED)
+    screened = experiment_of_seed(path, [*shared, ("scores.screening", screening)], seed)
     run_experiment(screened)
+    changed = [("run", f"{screened.run}-full"), ("scores.screening", "null")]
+    full = load_experiment(path, [*shared, ("seed", str(seed)), *changed])
+    link_parts(screened.folder, full.folder, SHARED)
+    run_experiment(full)
     method = full.selecting_method
     exact, part = (_scores(one, method) for one in (full, screened))
     values = {}

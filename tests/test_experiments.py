@@ -60,20 +60,20 @@ def test_a_seed_of_a_cell_has_a_run_of_its_own_on_the_same_pool(compare: ModuleT
 
 
 def test_cells_of_one_place_have_arms_of_their_own_names(compare: ModuleType) -> None:
-    cheap = next(cell for cell in compare.CELLS if cell.name == "cheap")
-    assert cheap.place == compare.PRIMARY
-    assert compare.method_of("top" + cheap.suffix) == "dsdm_cheap"
+    full = next(cell for cell in compare.CELLS if cell.name == "full")
+    assert full.place == compare.PRIMARY
+    assert compare.method_of("top" + full.suffix) == "dsdm_full"
 
 
 def test_a_cell_takes_over_what_the_primary_cell_has_finished(
     compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cheap = next(cell for cell in compare.CELLS if cell.name == "cheap")
-    primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], cheap))
+    full = next(cell for cell in compare.CELLS if cell.name == "full")
+    primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], full))
     (primary / "proxies" / "0").mkdir(parents=True)
     (primary / "proxies" / "1").mkdir()
-    compare.link_primary(cheap, 1, folder)
+    compare.link_primary(full, 1, folder)
     assert [path.name for path in (folder / "proxies").iterdir()] == ["0"]
 
 

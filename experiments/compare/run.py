@@ -44,7 +44,7 @@ LARGER = (
 )
 METHODS = {
     "top": "dsdm",
-    "top-cheap": "dsdm_cheap",
+    "top-full": "dsdm_full",
     "low_loss": "lowloss",
     "source-matched": "sourcematched",
 }
@@ -82,17 +82,17 @@ CELLS = (
         arms=("top", "dsir", "random", "source-matched", "random@2", "random@4", "bottom"),
     ),
     Cell("baselines", PRIMARY, (0, 1, 2)),
-    Cell(  # one of the proxies, and a quarter of the pool scored
-        "cheap",
+    Cell(  # what a second proxy and scoring the whole pool add
+        "full",
         PRIMARY,
-        (0, 1, 2),
+        (0,),
         arms=("top",),
         overrides=(
-            ("run", "../runs/compare-cheap"),
-            ("proxies.count", "1"),
-            ("scores.screening", "{}"),
+            ("run", "../runs/comparison-full"),
+            ("proxies.count", "2"),
+            ("scores.screening", "null"),
         ),
-        suffix="-cheap",
+        suffix="-full",
         links=(*TEXTS, "heldout", "proxies/0", "directions/ekfac/0"),
     ),
     Cell(
@@ -101,7 +101,7 @@ CELLS = (
         (0,),
         arms=("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
         overrides=(  # one pair of proxies for all seeds, scored for each target by itself
-            ("run", "../runs/compare-singles"),
+            ("run", "../runs/comparison-singles"),
             ("scores.per_target", "true"),
             ("compare.seeds", "3"),
         ),
