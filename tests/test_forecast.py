@@ -150,3 +150,19 @@ def test_speeds_are_of_the_model_that_was_given(tmp_path: Path) -> None:
     speed = measure_speed(model, VOCAB, np.full(9, 12), experiment, 0.0)
     assert min(speed.train, speed.gradient, speed.forward, speed.eigh_seconds) > 0
     assert speed.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_steps_of_many_rows_are_followed_back_in_parts(tiny: Path) -> None:
+    """Rows decide how long a step is, where they are given, and not the tokens beside them."""
+
+    def flops(**train: int) -> float:
+        path = write_experiment(
+            tiny.parent,
+            proxies={"train": {"micro_batch_tokens": 64, **train}},
+            directions={"estimators": ["metagradient"]},
+        )
+        return float(rows(forecast(load_experiment(path, [])))["directions"][3])
+
+    in_parts = flops(batch_tokens=128)
+    assert flops(batch_tokens=32, batch_rows=4) == in_parts
+    assert flops(batch_tokens=128, batch_rows=1) < in_parts

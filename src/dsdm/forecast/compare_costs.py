@@ -5,7 +5,7 @@ import math
 from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.evaluation.arms import Arm, CompareConfig
 from dsdm.experiment import Experiment
-from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens
+from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, step_tokens
 
 BASELINE_SECONDS_A_TOKEN = 2e-6
 """To decode the pool and count its words, once for each baseline."""
@@ -58,7 +58,7 @@ def _training(compare: CompareConfig, measured: Measured, tokens: Number, kept: 
     """Of `tokens` tokens in all; `kept` models stay on disk."""
     speed, model = measured.speed, measured.compared
     slower = model.flops_a_token / speed.flops_a_token
-    batch = min(compare.train.batch_tokens, compare.train.micro_batch_tokens)
+    batch = min(step_tokens(compare.train, measured.pool), compare.train.micro_batch_tokens)
     return Cost(
         tokens=tokens,
         seconds=tokens / speed.train * slower,

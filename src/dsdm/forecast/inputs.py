@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dsdm.experiment import Experiment
 from dsdm.forecast.calibration import Speed
 from dsdm.forecast.pool_sample import PoolSample
+from dsdm.lm.config import TrainConfig
 from dsdm.selection.rules import selected_share
 
 Number = int | float
@@ -91,3 +92,10 @@ def budget_tokens(experiment: Experiment, pool: PoolSample) -> Number:
 def num_candidates(experiment: Experiment, pool: PoolSample) -> Number:
     """Candidates in the pool."""
     return pool.rows if experiment.examples.unit == "row" else pool.documents
+
+
+def step_tokens(train: TrainConfig, pool: PoolSample) -> Number:
+    """Tokens in one step of a training on the pool."""
+    if train.batch_rows is None:
+        return train.batch_tokens
+    return train.batch_rows * pool.tokens / pool.rows

@@ -13,7 +13,7 @@ from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES
 from dsdm.datamodel.screening import MOST_SAMPLED
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
-from dsdm.forecast.inputs import Cost, Measured, Number, num_candidates
+from dsdm.forecast.inputs import Cost, Measured, Number, num_candidates, step_tokens
 from dsdm.lm.replay import STATE_BYTES, keeps_all, replay_passes
 from dsdm.selection.rules import selected_share
 
@@ -71,7 +71,7 @@ def _examples(measured: Measured) -> Cost:
 def _proxies(experiment: Experiment, measured: Measured) -> Cost:
     proxies, speed = experiment.proxies, measured.speed
     tokens = proxies.count * proxies.fraction * proxies.epochs * measured.pool.tokens
-    batch = min(proxies.train.batch_tokens, proxies.train.micro_batch_tokens)
+    batch = min(step_tokens(proxies.train, measured.pool), proxies.train.micro_batch_tokens)
     return Cost(
         tokens=tokens,
         seconds=tokens / speed.train,
@@ -160,10 +160,11 @@ def _replay(
     """FLOPs to follow a proxy's training backwards, for each of its checkpoints, and bytes held."""
     proxies, speed = experiment.proxies, measured.speed
     tokens = proxies.fraction * proxies.epochs * measured.pool.tokens
-    steps = max(1.0, tokens / proxies.train.batch_tokens)
-    tail, train = experiment.directions.tail, proxies.train
+    a_step = step_tokens(proxies.train, measured.pool)
+    steps = max(1.0, tokens / a_step)
+    tail = experiment.directions.tail
     is_kept = keeps_all(tail * steps, speed.parameters)
-    is_whole = train.batch_tokens <= train.micro_batch_tokens
+    is_whole = a_step <= proxies.train.micro_batch_tokens
     passes = replay_passes(num_directions, tail, is_kept=is_kept, is_whole=is_whole)
     flops = passes * tokens * speed.flops_a_token / proxies.checkpoints
     # The states, and in fp64 the derivatives after and before a step, its own and their sums.
