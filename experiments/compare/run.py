@@ -79,9 +79,9 @@ CELLS = (
         "primary",
         PRIMARY,
         (0, 1, 2, 3, 4),
-        arms=("top", "dsir", "random", "source-matched", "random@2", "random@4", "bottom"),
+        arms=("top", "dsir", "random", "source-matched", "bottom"),
     ),
-    Cell("baselines", PRIMARY, (0, 1, 2)),
+    Cell("baselines", PRIMARY, (0, 1, 2)),  # every arm of the config, random's budgets among them
     Cell(  # what a second proxy and scoring the whole pool add
         "full",
         PRIMARY,
