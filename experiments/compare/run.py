@@ -100,9 +100,10 @@ CELLS = (
         TRANSFER,
         (0,),
         arms=("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
-        overrides=(  # one pair of proxies for all seeds, scored for each target by itself
+        overrides=(  # one proxy for all seeds, scored for each target by itself
             ("run", "../runs/comparison-singles"),
             ("scores.per_target", "true"),
+            ("scores.screening", "null"),
             ("compare.seeds", "3"),
         ),
     ),
