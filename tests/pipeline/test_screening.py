@@ -45,7 +45,8 @@ def test_candidates_have_the_scores_of_a_full_run_or_are_predicted_below_the_cut
         proxies={"count": 2, "epochs": 4.0, "train": {"batch_tokens": 128, "lr": 1e-2}},
         examples={"row_tokens": 16, "unit": unit},
     )
-    is_exact = np.isclose(part, whole, rtol=1e-3, atol=1e-5)
+    is_exact = ~scores_of(tmp_path / "screened")["ekfac.predicted"]
+    np.testing.assert_allclose(part[is_exact], whole[is_exact], rtol=1e-3, atol=1e-4)
     assert is_exact.mean() == pytest.approx(SCREENING["share"], abs=0.1)
     cut = json.loads((tmp_path / "screened" / "screening" / "ekfac" / "screening.json").read_text())
     assert part[~is_exact].max() < cut["cut"]

@@ -15,7 +15,7 @@ from dsdm.data.examples import counted_lengths
 from dsdm.datamodel.calibration import load_exact
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.experiment import Experiment
-from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores
+from dsdm.pipeline.scores_table import PREDICTED, PROVENANCE, SCORES, load_scores
 from dsdm.pipeline.select_stages import selected_candidates
 from dsdm.report.figures import score_by_length, score_histogram
 from dsdm.report.parts import Calibration, Figure, Matrix, SourceShare
@@ -158,7 +158,8 @@ def calibration_agreement(folder: Path, experiment: Experiment) -> Iterator[Matr
 
 def scored_columns(names: Sequence[str]) -> list[str]:
     """The methods, then METHOD.PROXY.TARGET: without single examples, and not too many."""
-    found = [n for n in names if n not in PROVENANCE and not n.endswith("]")]
+    others = ("]", f".{PREDICTED}")
+    found = [n for n in names if n not in PROVENANCE and not n.endswith(others)]
     found = sorted(found, key=lambda name: (name.count(".") > 0, not name.endswith(".mix"), name))
     return found[:MOST_COLUMNS]
 

@@ -202,19 +202,19 @@ def _score(run: Run, number: int, is_screened: bool, drafts: Mapping[Path, Draft
     shard = run.examples.shards[number]
     by_method = {path.parent.name: draft for path, draft in drafts.items()}
     scratch = by_method[next(iter(by_method))].path
+    is_predicted = None
     if is_screened:
         (method,) = by_method  # forward passes are each estimator's own
-        columns, flops, num_scored = _screened_columns(run, shard, number, method, scratch)
+        columns, flops, is_predicted = _screened_columns(run, shard, number, method, scratch)
     else:
         columns, flops = _exact_columns(run, shard, number, list(by_method), scratch)
-        num_scored = shard.num_rows
     for method, draft in by_method.items():
         own = {name: column for name, column in columns.items() if name.split(".", 1)[0] == method}
         path = draft.path / SCORES
-        num_lines = write_scores(run.examples, shard, own, path, combination_of(run))
+        num_lines = write_scores(run.examples, shard, own, path, combination_of(run), is_predicted)
         draft.counts.update(candidates=num_lines, columns=len(own))
-        if is_screened:
-            draft.counts.update(rows=shard.num_rows, scored=num_scored)
+        if is_predicted is not None:
+            draft.counts.update(rows=shard.num_rows, scored=int((~is_predicted).sum()))
         draft.flops = flops
     for file in scratch.glob(f"*{SCRATCH}"):
         file.unlink()
@@ -244,8 +244,8 @@ def _exact_columns(
 
 def _screened_columns(
     run: Run, shard: Shard, number: int, method: str, scratch: Path
-) -> tuple[dict[str, np.ndarray], float, int]:
-    """The same for a shard's rows, predicted where they need not be known; and how many are known.
+) -> tuple[dict[str, np.ndarray], float, Bool[np.ndarray, " rows"]]:
+    """The same for a shard's rows, predicted where they need not be known, and where that is.
 
     Candidates are known whole or not at all, and those that are not are predicted below the cut.
     """
@@ -270,7 +270,9 @@ def _screened_columns(
         if name in exact:
             column[wanted] = exact[name]
         columns[name] = column
-    return columns, flops, len(wanted) + len(known)
+    is_predicted = ~is_wanted
+    is_predicted[known] = False
+    return columns, flops, is_predicted
 
 
 def _above(run: Run, shard: Shard, values: np.ndarray, cut: float) -> Bool[np.ndarray, " rows"]:

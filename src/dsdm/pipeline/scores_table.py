@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from dsdm.data.examples import Examples, Shard
 from dsdm.datamodel.config import LESS, METAGRADIENT, MIX
@@ -18,6 +18,8 @@ from dsdm.selection.score_files import storage
 
 SCORES = "scores.parquet"
 PROVENANCE = ("candidate", "id", "source", "file", "file_row", "num_tokens")
+PREDICTED = "predicted"
+"""METHOD.predicted: whether a screening left a candidate with what it predicts of it."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ def write_scores(
     row_scores: Mapping[str, np.ndarray],
     path: Path,
     combine: Combination,
+    is_predicted: Bool[np.ndarray, " rows"] | None = None,
 ) -> int:
     """Writes one line for each candidate of `shard`, streaming; returns the number of lines.
 
-    Columns: provenance; each METHOD, what its proxies' scores are combined to; and each
-    METHOD.PROXY.TARGET, in units of that direction's spread.
+    Columns: provenance; each METHOD, what its proxies' scores are combined to; each
+    METHOD.PROXY.TARGET, in units of that direction's spread; and METHOD.predicted of a screened
+    pool.
 
     Args:
         examples: The pool.
@@ -64,9 +68,11 @@ def write_scores(
         row_scores: Scores of the shard's rows, by METHOD.PROXY.TARGET.
         path: The Parquet file to write.
         combine: The proxies' scores to one.
+        is_predicted: The rows that are not scored but predicted; None where the pool is not
+            screened.
     """
     tables = (
-        _with_scores(table, shard, rows, row_scores, combine)
+        _with_scores(table, shard, rows, row_scores, combine, is_predicted)
         for rows, table in examples.read_candidates(shard)
     )
     return _write_tables(tables, path)
@@ -91,6 +97,7 @@ def _with_scores(
     rows: slice,
     row_scores: Mapping[str, np.ndarray],
     combine: Combination,
+    is_predicted: Bool[np.ndarray, " rows"] | None,
 ) -> pa.Table:
     lengths = shard.lengths[rows]
     candidates = np.arange(len(table))
@@ -105,6 +112,13 @@ def _with_scores(
     combined = {method: combine.score(method, columns) for method in methods}
     for name, values in (combined | columns).items():
         table = table.append_column(name, pa.array(values.astype(np.float32)))
+    if is_predicted is None:
+        return table
+    # A candidate's rows are all scored or all predicted.
+    flags = np.zeros(len(table), bool)
+    flags[candidates[is_predicted[rows]]] = True
+    for method in methods:
+        table = table.append_column(f"{method}.{PREDICTED}", pa.array(flags))
     return table
 
 
@@ -187,6 +201,8 @@ def _write_tables(tables: Iterable[pa.Table], path: Path) -> int:
             writer = writer or stack.enter_context(
                 pq.ParquetWriter(path, table.schema, **storage(table.schema))
             )
+            if not table.schema.equals(writer.schema):
+                raise ArtifactError(f"{path}: its parts have different columns. Redo scores.")
             writer.write_table(table)
             # What the allocator keeps for the next block would grow with the number of blocks.
             pa.default_memory_pool().release_unused()
