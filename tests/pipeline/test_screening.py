@@ -57,6 +57,7 @@ def test_candidates_have_the_scores_of_a_full_run_or_are_predicted_below_the_cut
     assert "rows scored exactly; they hold an estimated" in line
     page = (tmp_path / "screened" / "report.html").read_text(encoding="utf-8")
     assert "Screened: " in page
+    assert "Worst, by predictions" in page
 
 
 def test_a_later_file_is_screened_by_what_was_learned_before(tmp_path: Path, dsdm: Dsdm) -> None:

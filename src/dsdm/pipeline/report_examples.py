@@ -86,7 +86,8 @@ def _columns(pool: ScoredPool) -> Columns:
 def _groups(pool: ScoredPool, columns: Columns) -> Iterator[ExampleGroup]:
     order = np.argsort(-pool.scores.values, kind="stable")
     count = int(pool.selected.sum())
-    ranked = {"Best": order[:GROUP_SIZE], "Worst": order[::-1][:GROUP_SIZE]}
+    worst = "Worst, by predictions" if pool.is_screened else "Worst"
+    ranked = {"Best": order[:GROUP_SIZE], worst: order[::-1][:GROUP_SIZE]}
     if 0 < count < len(order):
         ranked["Just above the cut"] = order[:count][::-1][:GROUP_SIZE]
         ranked["Just below the cut"] = order[count:][:GROUP_SIZE]

@@ -48,6 +48,11 @@ class ScoredPool:
         """The scores file."""
         return self.folder / "scores" / "all" / SCORES
 
+    @cached_property
+    def is_screened(self) -> bool:
+        """Whether some scores are what a screening predicts: the lowest are."""
+        return f"{self.scores.method}.{PREDICTED}" in pq.read_schema(self.path).names
+
     def source_shares(self) -> tuple[list[SourceShare], int]:
         """Each source's part, the largest first, and how many are summed in the last of them."""
         names, codes = list(self.scores.source_names), self.scores.sources
