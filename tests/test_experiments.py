@@ -59,22 +59,24 @@ def test_a_seed_of_a_cell_has_a_run_of_its_own_on_the_same_pool(compare: ModuleT
     assert first.pool == second.pool
 
 
-def test_cells_of_one_place_have_arms_of_their_own_names(compare: ModuleType) -> None:
-    full = next(cell for cell in compare.CELLS if cell.name == "full")
-    assert full.place == compare.PRIMARY
-    assert compare.method_of("top" + full.suffix) == "dsdm_full"
+def test_an_arm_of_a_place_is_of_one_run(compare: ModuleType) -> None:
+    runs: dict[tuple[str, str], Path] = {}
+    for cell in compare.CELLS:
+        experiment = compare.experiment_of(cell, 0)
+        for arm in experiment.compare.arms:
+            assert runs.setdefault((cell.place, arm), experiment.folder) == experiment.folder
 
 
 def test_a_cell_takes_over_what_the_primary_cell_has_finished(
     compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    full = next(cell for cell in compare.CELLS if cell.name == "full")
-    primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], full))
+    bottom = next(cell for cell in compare.CELLS if cell.name == "bottom")
+    primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], bottom))
     (primary / "proxies" / "0").mkdir(parents=True)
-    (primary / "proxies" / "1").mkdir()
-    compare.link_primary(full, 1, folder)
-    assert [path.name for path in (folder / "proxies").iterdir()] == ["0"]
+    (primary / "baselines").mkdir()
+    compare.link_primary(bottom, 1, folder)
+    assert [path.name for path in folder.iterdir()] == ["proxies"]
 
 
 def test_every_set_up_of_the_check_can_be_read() -> None:

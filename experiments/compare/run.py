@@ -44,7 +44,6 @@ LARGER = (
 )
 METHODS = {
     "top": "dsdm",
-    "top-full": "dsdm_full",
     "low_loss": "lowloss",
     "source-matched": "sourcematched",
 }
@@ -68,8 +67,6 @@ class Cell:
     arms: tuple[str, ...] = ()
     """None: those of the config."""
     overrides: tuple[tuple[str, str], ...] = ()
-    suffix: str = ""
-    """Behind the names of its arms, where other cells of the place have arms of these names."""
     links: tuple[str, ...] = ()
     """Parts of the primary cell's run of the same seed that serve, where that run is finished."""
 
@@ -79,21 +76,16 @@ CELLS = (
         "primary",
         PRIMARY,
         (0, 1, 2, 3, 4),
-        arms=("top", "dsir", "random", "source-matched", "bottom"),
+        arms=("top", "dsir", "random", "source-matched"),
     ),
     Cell("baselines", PRIMARY, (0, 1, 2)),  # every arm of the config, random's budgets among them
-    Cell(  # what a second proxy and scoring the whole pool add
-        "full",
+    Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
+        "bottom",
         PRIMARY,
-        (0,),
-        arms=("top",),
-        overrides=(
-            ("run", "../runs/comparison-full"),
-            ("proxies.count", "2"),
-            ("scores.screening", "null"),
-        ),
-        suffix="-full",
-        links=(*TEXTS, "heldout", "proxies/0", "directions/ekfac/0"),
+        (0, 1, 2, 3, 4),
+        arms=("bottom",),
+        overrides=(("run", "../runs/comparison-bottom"), ("scores.screening", "null")),
+        links=(*TEXTS, "heldout", "proxies", "directions"),
     ),
     Cell(
         "singles",
@@ -182,7 +174,7 @@ def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Li
                 yield {
                     "place": cell.place,
                     "part": part,
-                    "arm": f"{arm}{cell.suffix}",
+                    "arm": arm,
                     "seed": seed * compare.seeds + inner,
                     "losses": {task: float(values.mean()) for task, values in losses.items()},
                     "training": vars(training[arm]),
