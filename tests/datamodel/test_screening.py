@@ -84,7 +84,7 @@ def test_rows_of_the_sample_are_predicted_without_their_own_slopes() -> None:
     changed = slopes.copy()
     changed[contexts.row == row] += 5.0
     _, after = fit_tables(contexts, changed, seed=0)
-    # Its own slopes reach it through four weights and a constant alone.
+    # Its own slopes reach it through the weights of what the others predict alone.
     own = np.abs(after[row] - before[row]).max()
     in_sample = fit_tables(contexts, changed, seed=0)[0].predict(ROWS)[row]
     assert own < 0.3
@@ -98,6 +98,32 @@ def test_predictions_rank_unseen_rows() -> None:
     predicted = tables.predict(unseen)
     for column in (0, 1):
         assert np.corrcoef(truth[:, column], predicted[:, column])[0, 1] > 0.9
+
+
+def test_what_a_row_is_about_counts_for_all_its_tokens() -> None:
+    """The same words slope up in rows that open in one way and down in the others."""
+    rng = np.random.default_rng(0)
+
+    def rows_about(openings: np.ndarray) -> ListRows:
+        return ListRows(
+            [
+                Row(np.concatenate([rng.integers(10 * kind, 10 * kind + 10, 6), words]))
+                for kind, words in zip(
+                    openings, rng.integers(20, 30, (len(openings), 6)), strict=True
+                )
+            ]
+        )
+
+    kinds = rng.integers(0, 2, 400)
+    sample, others = rows_about(kinds[:300]), rows_about(kinds[300:])
+    contexts = contexts_of(sample)
+    is_word = contexts.keys[0] > 20
+    slopes = np.where(is_word, 2.0 * kinds[contexts.row] - 1, 0.0)[:, None]
+    tables, unseen = fit_tables(contexts, slopes, seed=0)
+    assert np.corrcoef(unseen[:, 0], kinds[:300])[0, 1] > 0.9
+    assert np.corrcoef(tables.predict(others)[:, 0], kinds[300:])[0, 1] > 0.9
+    without = Tables(tables.keys, tables.values, np.array([[1.0], [1.0], [1.0], [1.0], [0.0]]))
+    assert np.corrcoef(without.predict(others)[:, 0], kinds[300:])[0, 1] < 0.8
 
 
 def test_the_mean_of_a_rows_token_slopes_is_its_forward_score() -> None:

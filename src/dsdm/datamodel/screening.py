@@ -4,8 +4,8 @@ A row's score is the mean of its tokens' slopes, and forward scoring gives every
 random sample of rows, scored exactly, is hundreds of times as many labelled tokens, from which
 tables are learned: what the token itself adds to a slope, then the token before it, then the pair,
 then the triple, each from what those before leave over and shrunk by how often it was seen. A row
-is predicted by the means of what its tokens have in each table, weighted as fits best on rows that
-the tables were not made of.
+is predicted by the means of what its tokens have in each table and by what it is about (`topics`),
+weighted as fits best on rows that the tables were not made of.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.scoring import Advance, each_slope, finite
+from dsdm.datamodel.topics import NO_TOPICS, Topics, fit_topics
 from dsdm.errors import ArtifactError, DataError
 from dsdm.lm.config import Output
 from dsdm.lm.outputs import token_outputs
@@ -35,6 +36,8 @@ MOST_SAMPLED = 50_000
 FOLDS = 5
 FEWEST = 5 * FOLDS
 """Candidates that a sample needs."""
+PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(9))
+"""Of the weights, for features of unit variance; which is best is found on the sample."""
 TOKEN_BITS = 21
 ROWS_AT_ONCE = 4096
 """Rows that are predicted together: their tokens are held in full."""
@@ -56,6 +59,11 @@ class Contexts:
         number = np.cumsum(chosen) - 1
         keys = [key[tokens] for key in self.keys]
         return Contexts(number[self.row[tokens]], keys, int(chosen.sum())), tokens
+
+    @property
+    def words(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """The rows and tokens, as `Topics.of` takes them."""
+        return self.row, self.keys[0], self.num_rows
 
     def means(self, values: Float[np.ndarray, "tokens columns"]) -> np.ndarray:
         """Each row's mean; 0 for a row in which nothing counts. Shape (rows, columns)."""
@@ -117,8 +125,9 @@ class Tables:
     """Of each table, sorted, int64, shape (entries,)."""
     values: Sequence[np.ndarray]
     """Of each table, what an entry adds to a slope, shape (entries, columns)."""
-    weights: Float[np.ndarray, "tables_and_one columns"]
-    """What each table's mean counts for in a row's score, and a constant."""
+    weights: Float[np.ndarray, "tables_and_topics_and_one columns"]
+    """What each table's mean and each topic count for in a row's score, and a constant."""
+    topics: Topics = NO_TOPICS
 
     def predict(self, rows: Rows) -> Float[np.ndarray, "rows columns"]:
         """The scores of all rows, a few at a time."""
@@ -126,11 +135,14 @@ class Tables:
         predicted = np.zeros((num_rows, self.weights.shape[1]))
         for start in range(0, num_rows, ROWS_AT_ONCE):
             part = np.arange(start, min(start + ROWS_AT_ONCE, num_rows))
-            features = self._features(contexts_of(Subset(rows, part)))
-            predicted[part] = _combine(features, self.weights)
+            contexts = contexts_of(Subset(rows, part))
+            about = self.topics.of(*contexts.words)
+            for column, means in enumerate(self.means(contexts).transpose(2, 1, 0)):
+                features = np.column_stack([means, about])
+                predicted[part, column] = _predicted(features, self.weights[:, column])
         return predicted
 
-    def _features(self, contexts: Contexts) -> Float[np.ndarray, "tables rows columns"]:
+    def means(self, contexts: Contexts) -> Float[np.ndarray, "tables rows columns"]:
         """The mean of what each row's tokens have in each table."""
         means = [
             contexts.means(_looked_up(keys, values, wanted))
@@ -142,6 +154,7 @@ class Tables:
         """Writes the tables into a folder."""
         arrays = {f"keys{i}": keys for i, keys in enumerate(self.keys)}
         arrays |= {f"values{i}": values.astype(np.float32) for i, values in enumerate(self.values)}
+        arrays |= {name: values.astype(np.float32) for name, values in vars(self.topics).items()}
         np.savez(folder / FILE, weights=self.weights, **arrays)  # type: ignore[arg-type]
 
 
@@ -158,6 +171,7 @@ def load_tables(folder: Path) -> Tables:
                 [arrays[f"keys{i}"] for i in kinds],
                 [arrays[f"values{i}"] for i in kinds],
                 arrays["weights"],
+                Topics(arrays["rarity"], arrays["components"]),
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ArtifactError(
@@ -187,17 +201,39 @@ def fit_tables(
             f"{FEWEST} are needed. Give a larger `sample`, or score all (`screening: null`)."
         )
     fold_of = (np.random.default_rng(seed).permutation(num_groups) % FOLDS)[groups]
-    unseen = np.zeros((len(SHRINKAGE), *scores.shape))
+    topics = fit_topics(*contexts.words, seed)
+    about = topics.of(*contexts.words)
+    means = np.zeros((len(SHRINKAGE), *scores.shape))
     for fold in range(FOLDS):
         others, tokens = contexts.of_rows(fold_of != fold)
         own, _ = contexts.of_rows(fold_of == fold)
-        unseen[:, fold_of == fold] = _learn(others, slopes[tokens])._features(own)
-    constant = np.ones((1, *scores.shape))
-    designs = np.concatenate([unseen, constant]).transpose(2, 1, 0)
-    fits = [np.linalg.lstsq(*pair, rcond=None)[0] for pair in zip(designs, scores.T, strict=True)]
-    weights = np.stack(fits, axis=1)
+        means[:, fold_of == fold] = _learn(others, slopes[tokens]).means(own)
+    predicted, weights = np.zeros(scores.shape), []
+    for column, own_means in enumerate(means.transpose(2, 1, 0)):
+        features, values = np.column_stack([own_means, about]), scores[:, column]
+        for fold in range(FOLDS):
+            is_own = fold_of == fold
+            fitted = _weights(features[~is_own], values[~is_own])
+            predicted[is_own, column] = _predicted(features[is_own], fitted)
+        weights.append(_weights(features, values))
     whole = _learn(contexts, slopes)
-    return Tables(whole.keys, whole.values, weights), _combine(unseen, weights)
+    return Tables(whole.keys, whole.values, np.stack(weights, 1), topics), predicted
+
+
+def _weights(
+    features: Float[np.ndarray, "rows features"], values: Float[np.ndarray, " rows"]
+) -> Float[np.ndarray, " features_and_one"]:
+    """What each feature counts for, and a constant, by ridge regression."""
+    from sklearn.linear_model import RidgeCV
+
+    mean, spread = features.mean(0), np.maximum(features.std(0), 1e-12)
+    fitted = RidgeCV(PENALTIES).fit((features - mean) / spread, values)
+    weights = fitted.coef_ / spread
+    return np.append(weights, fitted.intercept_ - mean @ weights)
+
+
+def _predicted(features: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, " rows"]:
+    return np.asarray(features @ weights[:-1] + weights[-1])
 
 
 def _learn(contexts: Contexts, slopes: Float[np.ndarray, "tokens columns"]) -> Tables:
@@ -225,10 +261,3 @@ def _looked_up(
         return np.zeros((len(wanted), values.shape[1]))
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where((keys[at] == wanted)[:, None], values[at], 0.0)
-
-
-def _combine(
-    features: Float[np.ndarray, "tables rows columns"],
-    weights: Float[np.ndarray, "tables_and_one columns"],
-) -> Float[np.ndarray, "rows columns"]:
-    return np.asarray((features * weights[:-1, None]).sum(0) + weights[-1])
