@@ -8,6 +8,8 @@ selection helps where the paired t-interval of the difference lies below zero, a
 there is none, since the run ends with an error. Three are broken on purpose; the last five were
 made up after the check was finished. What a set-up has in common with the sound one, which comes
 first, is not made again: its proxies, and the models of random rows.
+
+`pilot` is the comparison's first seed, whose truth is in the figures of compare/run.py.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from linked import link_parts
+from linked import experiment_of_seed, link_parts
 from record import figure, write_figures
 
 from dsdm.artifacts import MANIFEST, load_checked, write_checked
@@ -33,6 +35,7 @@ from dsdm.pipeline.losses import load_losses
 from dsdm.trust.config import CheckConfig
 
 HERE = Path(__file__).parent
+PILOT = "pilot"
 LAMBADA = "{name: lambada, file: experiments/quickstart/targets/lambada.jsonl}"
 
 
@@ -86,7 +89,7 @@ SETUPS = (
 def main() -> None:
     """Makes what is missing and writes the figures of the set-ups that are named, or of all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    names = [setup.name for setup in SETUPS]
+    names = [*(setup.name for setup in SETUPS), PILOT]
     parser.add_argument("setups", nargs="*", metavar="SETUP", help=", ".join(names))
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
@@ -98,6 +101,9 @@ def main() -> None:
     if not options.setups:
         agreeing = sum(row["value"] for row in rows if row["name"].endswith(".agrees"))
         rows.append(figure("check.agreeing", int(agreeing), f"of {len(chosen)} set-ups"))
+    if not options.setups or PILOT in options.setups:
+        pilot = experiment_of_seed(HERE.parent / "compare" / "mixed.yaml", [], 0)
+        rows.append(verdict_figure(PILOT, pilot, workers)[0])
     write_figures("check", rows)
 
 
@@ -116,15 +122,14 @@ def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
     if setup.is_flipped:
         run_experiment(experiment, until="directions", workers=workers)
         flip(experiment.folder)
-    check = run_check(experiment, CheckConfig(), workers=workers)
-    print(f"{setup.name}: {check.verdict}", file=sys.stderr)
-    yield figure(f"check.{setup.name}.verdict", int(check.verdict.trust), "1: trust")
+    row, trust = verdict_figure(setup.name, experiment, workers)
+    yield row
     try:
         run_experiment(experiment, workers=workers)
     except NumericalError as error:
         # There is no selection, so none that helps.
         print(f"{setup.name}: {error}", file=sys.stderr)
-        yield _agreement(setup, check.verdict.trust, helps=False)
+        yield _agreement(setup, trust, helps=False)
         return
     assert experiment.compare is not None
     targets = [target.name for target in experiment.targets]
@@ -135,7 +140,16 @@ def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
     assert found is not None
     unit = f"nats a target token, {line.num_seeds} seeds"
     yield figure(f"check.{setup.name}.top_minus_random", found.mean, unit, found.low, found.high)
-    yield _agreement(setup, check.verdict.trust, helps=found.high < 0)
+    yield _agreement(setup, trust, helps=found.high < 0)
+
+
+def verdict_figure(
+    name: str, experiment: Experiment, workers: Workers
+) -> tuple[dict[str, Any], bool]:
+    """Whether the scores of an experiment can be trusted, as a figure and by itself."""
+    verdict = run_check(experiment, CheckConfig(), workers=workers).verdict
+    print(f"{name}: {verdict}", file=sys.stderr)
+    return figure(f"check.{name}.verdict", int(verdict.trust), "1: trust"), verdict.trust
 
 
 def _agreement(setup: Setup, trust: bool, *, helps: bool) -> dict[str, Any]:
