@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 
 from dsdm.pipeline import Run
 from dsdm.pipeline.report import collect_report
+from dsdm.pipeline.report_scores import scored_columns
 from dsdm.report.examples import ShownExample
 from tests.pipeline.conftest import HOSTILE, copy_of
 
@@ -70,3 +71,8 @@ def test_scores_of_each_target_give_it_a_group(run, tmp_path):
     assert group.candidates == list(range(len(table)))[::-1][:30]
     assert browser.targets == ["words", "mix"]
     assert {example.candidate for example in browser.examples} >= {*group.candidates}
+
+
+def test_a_target_may_be_called_as_the_mark_of_a_screening_is():
+    names = ["candidate", "ekfac", "ekfac.predicted", "ekfac.0.mix", "ekfac.0.predicted"]
+    assert scored_columns(names) == ["ekfac", "ekfac.0.mix", "ekfac.0.predicted"]

@@ -163,8 +163,9 @@ def calibration_agreement(folder: Path, experiment: Experiment) -> Iterator[Matr
 
 def scored_columns(names: Sequence[str]) -> list[str]:
     """The methods, then METHOD.PROXY.TARGET: without single examples, and not too many."""
-    others = ("]", f".{PREDICTED}")
-    found = [n for n in names if n not in PROVENANCE and not n.endswith(others)]
+    found = [n for n in names if n not in PROVENANCE and not n.endswith("]")]
+    # A target may have the name as well, behind its proxy.
+    found = [n for n in found if not (n.endswith(f".{PREDICTED}") and n.count(".") == 1)]
     found = sorted(found, key=lambda name: (name.count(".") > 0, not name.endswith(".mix"), name))
     return found[:MOST_COLUMNS]
 
