@@ -103,7 +103,7 @@ def main() -> None:
         rows.append(figure("check.agreeing", int(agreeing), f"of {len(chosen)} set-ups"))
     if not options.setups or PILOT in options.setups:
         pilot = experiment_of_seed(HERE.parent / "compare" / "mixed.yaml", [], 0)
-        rows.append(verdict_figure(PILOT, pilot, workers)[0])
+        rows.append(verdict_figure(PILOT, pilot, workers))
     write_figures("check", rows)
 
 
@@ -122,7 +122,8 @@ def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
     if setup.is_flipped:
         run_experiment(experiment, until="directions", workers=workers)
         flip(experiment.folder)
-    row, trust = verdict_figure(setup.name, experiment, workers)
+    row = verdict_figure(setup.name, experiment, workers)
+    trust = bool(row["value"])
     yield row
     try:
         run_experiment(experiment, workers=workers)
@@ -143,13 +144,11 @@ def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
     yield _agreement(setup, trust, helps=found.high < 0)
 
 
-def verdict_figure(
-    name: str, experiment: Experiment, workers: Workers
-) -> tuple[dict[str, Any], bool]:
-    """Whether the scores of an experiment can be trusted, as a figure and by itself."""
+def verdict_figure(name: str, experiment: Experiment, workers: Workers) -> dict[str, Any]:
+    """Whether the scores of an experiment can be trusted."""
     verdict = run_check(experiment, CheckConfig(), workers=workers).verdict
     print(f"{name}: {verdict}", file=sys.stderr)
-    return figure(f"check.{name}.verdict", int(verdict.trust), "1: trust"), verdict.trust
+    return figure(f"check.{name}.verdict", int(verdict.trust), "1: trust")
 
 
 def _agreement(setup: Setup, trust: bool, *, helps: bool) -> dict[str, Any]:

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dsdm import experiment as dsdm_experiment
 from dsdm.datamodel.config import ScreeningConfig
+from dsdm.errors import ArtifactError
 from dsdm.evaluation.intervals import share_interval
 from dsdm.experiment import load_experiment
+from dsdm.pipeline.scores_table import PROVENANCE, SCORES, merge_scores
 from tests.tiny_runs import Dsdm, add_pool_file, write_data, write_experiment
 
 SCREENING = {"sample": 0.35, "share": 0.6}
@@ -72,6 +75,19 @@ def test_a_later_file_is_screened_by_what_was_learned_before(tmp_path: Path, dsd
     after = scores_of(tmp_path / "run")["ekfac"]
     assert len(after) > len(before)
     np.testing.assert_array_equal(after[: len(before)], before)
+
+
+def test_parts_from_before_there_was_a_mark_are_not_merged_with_later_ones(tmp_path: Path) -> None:
+    line: dict[str, list[Any]] = {name: ["a"] for name in PROVENANCE} | {"candidate": [0]}
+    parts = [{"ekfac": [0.5]}, {"ekfac": [0.5], "ekfac.predicted": [True]}]
+    shards = []
+    for number, scored in enumerate(parts):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        pq.write_table(pa.table(line | scored), folder / SCORES)
+        shards.append([folder])
+    with pytest.raises(ArtifactError, match="parts have different columns"):
+        merge_scores(shards, tmp_path / SCORES)
 
 
 def test_a_sample_of_a_few_candidates_is_an_error(tmp_path: Path, dsdm: Dsdm) -> None:
