@@ -131,6 +131,13 @@ def test_training_is_measured_against_matrix_products() -> None:
     assert page.count("\n| fp32 |") == 1
 
 
+def test_the_allocators_benchmark_counts_tokens_and_faults() -> None:
+    found = module("bench_allocator").measured(False, vocab=4096, num_rows=1, steps=2)
+    assert found["tokens_per_second"] > 0
+    assert found["peak"] > 0
+    assert found["faults"] >= 0
+
+
 def test_a_selections_cost_is_counted_from_measured_passes() -> None:
     bench = module("bench_selection")
     experiment = bench.load_experiment(bench.PILOT)

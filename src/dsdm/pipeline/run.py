@@ -217,9 +217,11 @@ class Run:
 
     @cached_property
     def device(self) -> "torch.device":
-        """Where models run."""
+        """Where models run; asking for it readies this process for them."""
+        from dsdm.lm.memory import keep_freed_memory
         from dsdm.lm.model import default_device
 
+        keep_freed_memory()
         return default_device(self.experiment.device)
 
     @property
