@@ -78,11 +78,11 @@ CELLS = (
         (0, 1, 2, 3, 4),
         arms=("top", "dsir", "random", "source-matched"),
     ),
-    Cell("baselines", PRIMARY, (0, 1, 2)),  # every arm of the config, random's budgets among them
+    Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config, random's budgets among them
     Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
         "bottom",
         PRIMARY,
-        (0, 1, 2, 3, 4),
+        (0, 2, 3, 4),
         arms=("bottom",),
         overrides=(("run", "../runs/comparison-bottom"), ("scores.screening", "null")),
         links=(*TEXTS, "heldout", "proxies", "directions"),
@@ -102,7 +102,7 @@ CELLS = (
     Cell(
         "longer",
         "mixed.2m.8m",
-        (0, 1, 2),
+        (2, 3, 4),  # baselines' random@4 serves
         arms=("top-8epochs@4", "dsir-8epochs@4", "random@4"),
     ),
     Cell(
