@@ -17,6 +17,7 @@ from tests.toy import toy_experiment, write_world
 from dsdm.artifacts import COST
 from dsdm.experiment import Experiment
 from dsdm.pipeline import STAGES, Run, Workers, run_experiment
+from dsdm.pipeline.lock import LOCK
 from dsdm.pipeline.report import write_run_report
 from dsdm.pipeline.score_stages import SCREENING
 from dsdm.pipeline.workers import HERE
@@ -95,14 +96,14 @@ def made_in(world: Path) -> dict[str, bytes]:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """All files of a run, hidden ones too, but for costs and what is written of them.
+    """All files of a run, hidden ones too, but for the lock, costs and what is written of them.
 
     The page itself is left out: figures.json holds the same as data, with the costs apart.
     """
     found = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
-        if not file.is_file() or file.name in (COST, "report.html"):
+        if not file.is_file() or file.name in (COST, LOCK, "report.html"):
             continue
         found[name] = file.read_bytes()
         if name == "figures.json":

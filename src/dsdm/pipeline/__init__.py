@@ -18,6 +18,7 @@ from dsdm.pipeline import (
     select_stages,
     share_stages,
 )
+from dsdm.pipeline.lock import alone_in
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work
 from dsdm.pipeline.workers import HERE, Maker, Workers
@@ -83,8 +84,15 @@ def run_experiment(
     """
     check_stage(until)
     run = Run(experiment)
-    with disk_errors(run.folder):
-        run.folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(run.folder):
+        _run_alone(run, until, workers, announce)
+    return run
+
+
+def _run_alone(
+    run: Run, until: str | None, workers: Workers, announce: Callable[[str, int, int], None]
+) -> None:
+    experiment = run.experiment
     run.remember_pool()
     described = run.folder / "experiment.yaml"
     if not described.exists():
@@ -105,7 +113,6 @@ def run_experiment(
     # Last, so that a run that was refused is still described by the experiment that made it.
     with disk_errors(described):
         record_experiment(experiment, described)
-    return run
 
 
 def _has_models_to_train(run: Run) -> bool:
@@ -128,8 +135,8 @@ def redo(experiment: Experiment, stage: str) -> None:
     What later stages have made stays where it is still right.
     """
     check_stage(stage)
-    with disk_errors(experiment.folder):
-        run = Run(experiment)
+    run = Run(experiment)
+    with alone_in(run.folder), disk_errors(run.folder):
         folders = [replicate.folder for replicate in run.replicates]
         for folder in [*folders, *([run.compare_folder] if experiment.compare else [])]:
             shutil.rmtree(folder / stage, ignore_errors=True)

@@ -25,6 +25,7 @@ from dsdm.pipeline.data_stages import (
     targets_work,
     tokenizer_work,
 )
+from dsdm.pipeline.lock import alone_in
 from dsdm.pipeline.losses import part_losses
 from dsdm.pipeline.model_stages import derived_seed, train_model, usable_rows
 from dsdm.pipeline.run import Run
@@ -137,7 +138,7 @@ def make_bank(
         DsdmError: as training does, or what is known was trained on another pool or in another way;
             what was finished is kept.
     """
-    with start_workers(run.experiment, workers) as perform:
+    with alone_in(run.folder), start_workers(run.experiment, workers) as perform:
         trainings = partial(retrained_work, config=config, known=known)
         works = list(trainings(run))
         announce(STAGE, perform(trainings, works), len(works))

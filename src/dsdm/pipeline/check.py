@@ -29,6 +29,7 @@ from dsdm.pipeline.check_stages import (
     samples_work,
     seen_rows,
 )
+from dsdm.pipeline.lock import alone_in
 from dsdm.pipeline.model_stages import proxies_work, target_weights
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.work import Work, fingerprints, finished_counts, perform
@@ -71,8 +72,16 @@ def run_check(
             "dsdm check can't look at `less`: its scores are no slopes along a direction. Set "
             "`method` to another of directions.estimators."
         )
-    needed = _only_selecting(experiment)
-    run = Run(needed)
+    run = Run(_only_selecting(experiment))
+    with alone_in(run.folder):
+        _check_alone(run, experiment, config, workers, announce)
+    return load_check(run.folder)
+
+
+def _check_alone(
+    run: Run, experiment: Experiment, config: CheckConfig, workers: Workers, announce: Announce
+) -> None:
+    needed = run.experiment
     try:
         _make_directions(experiment, needed, workers, announce)
         with start_workers(needed, workers) as perform_all:
@@ -87,7 +96,6 @@ def run_check(
         work = _verdict_work(run, config)
     _forget_stale([work])
     perform(work)
-    return load_check(run.folder)
 
 
 def load_check(run_folder: Path) -> Check:
@@ -119,7 +127,6 @@ def _make_directions(
 ) -> None:
     described = experiment.folder / "experiment.yaml"
     with disk_errors(described):
-        described.parent.mkdir(parents=True, exist_ok=True)
         if not described.exists():
             save_experiment(experiment, described)
         run_experiment(needed, until="directions", workers=workers, announce=announce)
