@@ -62,15 +62,22 @@ def command() -> str:
 
 
 def commit() -> str:
-    """The commit that was measured, marked where the working tree differs from it."""
-    named = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    """The commit that was measured, marked where the working tree differs from it.
+
+    What experiments themselves write does not count.
+    """
+    named = _git("describe", "--always", "--exclude", "*").stdout.strip()
+    if not named:
+        return "unknown"
+    written = [":(exclude)experiments/results", ":(exclude)experiments/**/*.jsonl"]
+    is_changed = _git("diff", "--quiet", "HEAD", "--", ".", *written).returncode != 0
+    return f"{named}-dirty" if is_changed else named
+
+
+def _git(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return named.stdout.strip() or "unknown"
 
 
 def has_bf16() -> bool:
