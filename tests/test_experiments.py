@@ -135,7 +135,8 @@ def test_a_cells_figures_are_the_differences_of_its_models(
     assert rows["compare.mixed.2m.2m.mix.dsdm.multiplier_gross"]["value"] > 0
     net = rows["primary.mix.dsdm.multiplier_net"]["value"]
     assert 0 < net < rows["primary.mix.dsdm.multiplier_gross"]["value"]
-    assert "compare.mixed.2m.2m.heldout_mean.dsdm.loss_minus_random" in rows
+    for name in ("compare.mixed.2m.2m", "primary"):
+        assert f"{name}.heldout_mean.dsdm.loss_minus_random" in rows
     assert not any("random@" in name for name in rows)
 
 
@@ -160,6 +161,10 @@ def test_the_transfer_matrix_has_a_figure_for_each_pair(
         *(f"transfer.{chosen}.{seen}" for chosen in "ab" for seen in "ab"),
         *(f"transfer_dsir.a.{seen}" for seen in "ab"),
     }
+
+
+def test_figures_of_the_tune_part_have_names_of_their_own(compare: ModuleType) -> None:
+    assert compare.tune_name("primary.mix.dsdm.minus_dsir") == "primary_tune.mix.dsdm.minus_dsir"
 
 
 def test_what_is_measured_again_replaces_what_was(compare: ModuleType, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ on several machines, and a killed command goes on where it was. `--finished` run
 what is evaluated so far; `--cells` alone only writes the figures.
 
 Models are evaluated on both parts and on the held-out tasks while their machine has them, but no
-figure is made of the report part without `--report`, and `compare_tune.json` is of the tune part
-alone. Every look at the report part is a line in experiments/LOG.md.
+figure is made of the report part without `--report`: compare_tune.json is of the tune part alone,
+and its figures have `_tune` behind the first word of their names. Every look at the report part is
+a line in experiments/LOG.md.
 """
 
 import argparse
@@ -97,6 +98,7 @@ CELLS = (
             ("scores.per_target", "true"),
             ("scores.screening", "null"),
             ("compare.seeds", "3"),
+            ("compare.heldout", "[]"),
         ),
     ),
     Cell(
@@ -138,7 +140,16 @@ def main() -> None:
     part = "report" if options.report else "tune"
     mix = [t.name for t in experiment_of(CELLS[0], 0).targets if t.weight > 0]
     rows = list(all_figures(read_lines(LOSSES), part, mix))
-    write_figures("compare" if options.report else "compare_tune", rows)
+    if options.report:
+        write_figures("compare", rows)
+    else:
+        write_figures("compare_tune", [row | {"name": tune_name(row["name"])} for row in rows])
+
+
+def tune_name(name: str) -> str:
+    """What a figure is called where it is of the tune part: `_tune` behind its first word."""
+    kind, _, rest = name.partition(".")
+    return f"{kind}_tune.{rest}"
 
 
 def experiment_of(cell: Cell, seed: int) -> Experiment:
@@ -205,21 +216,25 @@ def all_figures(lines: list[Line], part: str, mix: list[str]) -> Iterator[dict[s
             yield from place_figures(place, measured, mix)
         heldout = losses_of(line for line in of_place if line["part"] == "heldout")
         if part == "report" and heldout and place != TRANSFER:
-            random = random_arm(place)
-            yield from difference_figures(f"compare.{place}", heldout, None, random, "heldout_mean")
+            for name in names_of(place):
+                random = random_arm(place)
+                yield from difference_figures(name, heldout, None, random, "heldout_mean")
 
 
 def place_figures(place: str, lines: list[Line], mix: list[str]) -> Iterator[dict[str, Any]]:
     """Those of one pool, size and budget."""
     losses, costs = losses_of(lines), costs_of(lines)
-    names = [f"compare.{place}"]
     if place == PRIMARY:
-        names.append("primary")
         yield from rival_figures(losses, mix)
-    for name in names:
+    for name in names_of(place):
         yield from difference_figures(name, losses, mix, random_arm(place))
         if random_arm(place) == "random":
             yield from multiplier_figures(name, losses, costs, mix)
+
+
+def names_of(place: str) -> list[str]:
+    """What figures of a place begin with."""
+    return [f"compare.{place}", *(["primary"] if place == PRIMARY else [])]
 
 
 def random_arm(place: str) -> str:
