@@ -37,6 +37,8 @@ EVERY_FIGURE = f"""
 
 {TABLE}"""
 FIELDS = {"name", "value", "low", "high", "unit", "command", "commit", "machine", "date"}
+SIGNS = {"": "", "at least": "≥ ", "at most": "≤ "}
+"""Before a figure that is the end of what was measured; `bounds` says of which."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.json")):
         for row in json.loads(file.read_text(encoding="utf-8")):
-            if set(row) != FIELDS:
+            if set(row) - {"bounds"} != FIELDS:
                 raise ValueError(f"{file}: {row.get('name')}: fields {sorted(set(row) ^ FIELDS)}")
             if row["name"] in rows:
                 raise ValueError(f"{file}: {row['name']}: occurs twice")
@@ -235,20 +237,29 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
 
 def format_row(row: dict[str, Any]) -> str:
     """One line of the table."""
+    value, low, high = signs_of(row)
     has_interval = row["low"] is not None and row["high"] is not None
     interval = (
-        f"{format_number(row['low'])} to {format_number(row['high'])}" if has_interval else ""
+        f"{low}{format_number(row['low'])} to {high}{format_number(row['high'])}"
+        if has_interval
+        else ""
     )
-    cells = [row["name"], format_number(row["value"]), interval, row["unit"]]
+    cells = [row["name"], value + format_number(row["value"]), interval, row["unit"]]
     cells += [f"`{row['command']}`", row["commit"], row["machine"], row["date"]]
     return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
 
 
 def format_cell(row: dict[str, Any]) -> str:
     """A value and, where it has one, its interval, for reading side by side."""
+    value, low, high = signs_of(row)
     if row["low"] is None or row["high"] is None:
-        return f"{row['value']:.3g}"
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        return f"{value}{row['value']:.3g}"
+    return f"{value}{row['value']:.2f} [{low}{row['low']:.2f}, {high}{row['high']:.2f}]"
+
+
+def signs_of(row: dict[str, Any]) -> list[str]:
+    """What stands before value, low and high."""
+    return [SIGNS[bound] for bound in row.get("bounds") or ("", "", "")]
 
 
 def format_number(value: float) -> str:

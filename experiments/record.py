@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,19 @@ RESULTS = ROOT / "experiments" / "results"
 
 
 def figure(
-    name: str, value: float, unit: str, low: float | None = None, high: float | None = None
+    name: str,
+    value: float,
+    unit: str,
+    low: float | None = None,
+    high: float | None = None,
+    bounds: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One row: the figure with its interval, where it has one, and how it was measured."""
-    return {
+    """One row: the figure with its interval, where it has one, and how it was measured.
+
+    `bounds` says of value, low and high whether they are `at least` or `at most`, or as they are.
+    """
+    found = {"bounds": list(bounds)} if any(bounds) else {}
+    return found | {
         "name": name,
         "value": value,
         "low": low,
@@ -42,7 +51,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Replaces the lines of a JSONL file."""
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    draft.replace(path)
 
 
 def write_figures(file: str, rows: list[dict[str, Any]]) -> None:
@@ -69,7 +80,7 @@ def commit() -> str:
     named = _git("describe", "--always", "--exclude", "*").stdout.strip()
     if not named:
         return "unknown"
-    written = [":(exclude)experiments/results", ":(exclude)experiments/**/*.jsonl"]
+    written = [":(exclude)experiments/results", ":(exclude)experiments/*/*losses.jsonl"]
     is_changed = _git("diff", "--quiet", "HEAD", "--", ".", *written).returncode != 0
     return f"{named}-dirty" if is_changed else named
 

@@ -1,5 +1,6 @@
 """The commands, on a whole experiment of two seconds."""
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from dsdm import cli
 from dsdm.cli import main
-from dsdm.experiment import load_experiment, record_experiment
+from dsdm.experiment import Experiment, load_experiment, record_experiment
 from dsdm.lm import model
 from dsdm.pipeline import STAGES
 from dsdm.pipeline import run as run_module
@@ -207,6 +208,32 @@ def test_a_comparison_trains_and_evaluates_its_arms(tiny: Path, dsdm: Dsdm) -> N
     assert "random" in out
     losses = tiny.parent / "run" / "evaluations" / "report" / "top-0" / "losses.json"
     assert json.loads(losses.read_text())["words"] > 0
+
+
+def test_a_comparison_without_a_section_is_the_standard_one_whatever_else_is_set(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Experiment] = []
+
+    def run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+        seen.append(load_experiment(parsed.file, overrides))
+
+    monkeypatch.setattr("dsdm.cli._run", run)
+    assert main(["compare", str(finished), "--compare.seeds", "5"]) == 0
+    assert main(["compare", str(finished), "--compare", "{arms: [top]}"]) == 0
+    standard, own = (experiment.compare for experiment in seen)
+    assert standard is not None
+    assert own is not None
+    assert standard.seeds == 5
+    assert "source-matched" in standard.arms
+    assert own.arms == ("top",)
+
+
+def test_compared_models_are_trained_as_the_proxies_unless_told_otherwise(finished: Path) -> None:
+    proxies = load_experiment(finished, [("compare", "{}")])
+    assert proxies.compared_training == proxies.proxies.train
+    own = load_experiment(finished, [("compare", "{train: {lr: 0.5}}")])
+    assert own.compared_training.lr == 0.5
 
 
 def test_a_comparison_stays_on_record_when_a_later_command_has_none(

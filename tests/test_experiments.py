@@ -1,5 +1,6 @@
 """The committed experiments can be read, and figures come out of a finished comparison."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from dsdm.evaluation.curve import Bounded, Estimate
+from dsdm.evaluation.multiplier import ArmMultiplier
 from dsdm.experiment import load_experiment
 from dsdm.pipeline import Run, run_experiment
 from tests.data.pools import write_jsonl
@@ -167,14 +170,27 @@ def test_figures_of_the_tune_part_have_names_of_their_own(compare: ModuleType) -
     assert compare.tune_name("primary.mix.dsdm.minus_dsir") == "primary_tune.mix.dsdm.minus_dsir"
 
 
+def test_a_figure_that_is_a_bound_is_written_as_one(
+    compare: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS.parent / "docs"))
+    pages = importlib.import_module("make_results")
+    gross = Estimate(Bounded(1.0, "at most"), Bounded(1.0, "at most"), Bounded(1.25))
+    (row,) = compare._multiplier_rows("x", ArmMultiplier("a", "bottom", 3, gross, None, None))
+    assert row["bounds"] == ["at most", "at most", ""]
+    assert pages.format_cell(row) == "≤ 1.00 [≤ 1.00, 1.25]"
+    assert "| ≤ 1 | ≤ 1 to 1.25 |" in pages.format_row(row)
+
+
 def test_what_is_measured_again_replaces_what_was(compare: ModuleType, tmp_path: Path) -> None:
     def line(arm: str, seed: int, loss: float) -> dict[str, object]:
         key = {"place": "mixed.2m.2m", "part": "tune", "arm": arm, "seed": seed}
         return key | {"losses": {"a": loss}}
 
     path = tmp_path / "losses.jsonl"
-    compare.add_lines(path, [line("top", 1, 2.0), line("top", 0, 1.0)])
-    compare.add_lines(path, [line("top", 1, 3.0)])
+    compare.add_lines(path, [line("top", 1, 2.0), line("top", 0, 1.0) | {"commit": "first"}])
+    compare.add_lines(path, [line("top", 1, 3.0), line("top", 0, 1.0) | {"commit": "later"}])
+    assert [one.get("commit") for one in compare.read_lines(path)] == ["first", None]
     found = compare.losses_of(compare.read_lines(path))
     assert {seed: tasks["a"].item() for seed, tasks in found["top"].items()} == {0: 1.0, 1: 3.0}
 

@@ -139,7 +139,7 @@ def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
     *_, line = (line for line in compare_losses(losses) if line.arm == "top")
     found = line.difference
     assert found is not None
-    unit = f"nats a target token, {line.num_seeds} seeds"
+    unit = f"nats a target token, {line.num_pairs} seeds"
     yield figure(f"check.{setup.name}.top_minus_random", found.mean, unit, found.low, found.high)
     yield _agreement(setup, trust, helps=found.high < 0)
 

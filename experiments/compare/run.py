@@ -196,12 +196,19 @@ def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Li
 
 
 def add_lines(path: Path, lines: Iterable[Line]) -> None:
-    """Adds what was measured, in place of what was measured of the same models before."""
+    """Adds what was measured, in place of what was measured of the same models before.
+
+    Losses that are there already keep the commit that they were measured at.
+    """
 
     def key(line: Line) -> tuple[str, str, str, int]:
         return line["place"], line["part"], line["arm"], line["seed"]
 
-    kept = {key(line): line for line in [*read_lines(path), *lines]}
+    measured = list(lines)
+    kept = {key(line): line for line in read_lines(path)}
+    for line in measured:
+        if line["losses"] != kept.get(key(line), {}).get("losses"):
+            kept[key(line)] = line
     write_lines(path, [kept[k] for k in sorted(kept)])
 
 
@@ -228,7 +235,7 @@ def place_figures(place: str, lines: list[Line], mix: list[str]) -> Iterator[dic
         yield from rival_figures(losses, mix)
     for name in names_of(place):
         yield from difference_figures(name, losses, mix, random_arm(place))
-        if random_arm(place) == "random":
+        if random_arm(place) == "random":  # elsewhere random was trained at one budget
             yield from multiplier_figures(name, losses, costs, mix)
 
 
@@ -285,11 +292,11 @@ def difference_figures(
         yield difference_figure(name, line)
 
 
-def difference_figure(name: str, line: ComparedLoss) -> dict[str, Any]:
+def difference_figure(name: str, line: ComparedLoss, note: str = "") -> dict[str, Any]:
     """A difference, with its interval where it is over several seeds."""
     found = line.difference
     assert found is not None
-    unit = f"{NATS}, {line.num_seeds} seed{'s' * (line.num_seeds > 1)}"
+    unit = f"{NATS}, {counted(line.num_pairs)}{note}"
     if line.over == "examples":
         return figure(name, found.mean, unit)
     return figure(name, found.mean, unit, found.low, found.high)
@@ -317,10 +324,16 @@ def _multiplier_rows(name: str, line: ArmMultiplier) -> Iterator[dict[str, Any]]
     nets = {"net": line.net_flops, "net_seconds": line.net_seconds}
     found = {"gross": line.gross} | {k: net.multiplier for k, net in nets.items() if net}
     for kind, estimate in found.items():
-        unit = f"times random's compute {estimate.value.bound}".strip()
-        low = None if estimate.low is None else estimate.low.value
-        high = None if estimate.high is None else estimate.high.value
-        yield figure(f"{name}_{kind}", estimate.value.value, unit, low, high)
+        unit = f"times random's compute, {counted(line.num_seeds)}"
+        ends = [estimate.value, estimate.low, estimate.high]
+        values = [None if end is None else end.value for end in ends]
+        bounds = ["" if end is None else end.bound for end in ends]
+        yield figure(f"{name}_{kind}", estimate.value.value, unit, *values[1:], bounds)
+
+
+def counted(num_seeds: int) -> str:
+    """Such as `1 seed` or `3 seeds`."""
+    return f"{num_seeds} seed{'s' * (num_seeds > 1)}"
 
 
 def transfer_figures(losses: Losses) -> Iterator[dict[str, Any]]:
@@ -330,7 +343,8 @@ def transfer_figures(losses: Losses) -> Iterator[dict[str, Any]]:
         if line.difference is None or not chosen_for or line.target == ALL_TARGETS:
             continue
         prefix = "transfer" if method == "top" else f"transfer_{method}"
-        yield difference_figure(f"{prefix}.{chosen_for}.{line.target}", line)
+        name = f"{prefix}.{chosen_for}.{line.target}"
+        yield difference_figure(name, line, " of the same proxy")
 
 
 def method_of(arm: str) -> str:

@@ -73,7 +73,7 @@ def loss_figures(losses: Any, prefix: str) -> Iterator[dict[str, Any]]:
             if line.difference is None:
                 continue
             target = "mean" if line.target == ALL_TARGETS else line.target
-            found, over = line.difference, f"{line.num_seeds} seeds"
+            found, over = line.difference, f"{line.num_pairs} seeds"
             if line.over == "examples":
                 over = "1 seed, interval over examples"
             yield figure(

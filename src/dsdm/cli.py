@@ -87,8 +87,9 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
 def _compare(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     from dsdm.experiment import load_experiment
 
-    if load_experiment(parsed.file, overrides).compare is None:
-        overrides = [*overrides, ("compare", STANDARD_COMPARISON)]
+    others = [(name, value) for name, value in overrides if not name.startswith("compare.")]
+    if load_experiment(parsed.file, others).compare is None:
+        overrides = [("compare", STANDARD_COMPARISON), *overrides]
     _run(parsed, overrides)
 
 

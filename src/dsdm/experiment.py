@@ -206,6 +206,12 @@ class Experiment(Config):
         return [parse_arm(name, self.selecting_method, self.estimators) for name in names]
 
     @property
+    def compared_training(self) -> TrainConfig:
+        """How the models of the comparison are trained."""
+        own = self.compare.train if self.compare else None
+        return own or self.proxies.train
+
+    @property
     def folder(self) -> Path:
         """Folder of the run."""
         return Path(self.run)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsdm.baselines.config import SimilarityConfig
+from dsdm.baselines.config import BaselinesConfig, SimilarityConfig, uses_proxies
 from dsdm.baselines.similarity import similarity
 from dsdm.errors import ModelError, NumericalError
 from tests.baselines.small_questions import as_texts, question_of, read_numbers
@@ -95,3 +95,16 @@ def test_a_model_that_was_never_loaded_is_not_needed_for_texts(monkeypatch):
     read_numbers(monkeypatch)
     question = question_of(["1 0", "0 1"], {"t": ["1 0"]}, models=[tiny_model()])
     assert similarity(question, NUMBERS).values.tolist() == [1.0, 0.0]
+
+
+def test_a_sentence_model_reads_no_proxies() -> None:
+    by_proxy, by_sentences = (
+        BaselinesConfig(),
+        BaselinesConfig(similarity=SimilarityConfig(embedding="minilm")),
+    )
+    assert [uses_proxies("similarity", config) for config in (by_proxy, by_sentences)] == [
+        True,
+        False,
+    ]
+    assert uses_proxies("low_loss", by_sentences)
+    assert not uses_proxies("bm25", by_proxy)

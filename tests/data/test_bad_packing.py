@@ -44,6 +44,19 @@ def test_duplicate_ids_are_rejected_within_and_across_files(
         }
 
 
+def test_ids_that_begin_anew_in_each_file_are_said_to_be_no_ids(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    for name, chosen in (("a", TEXTS[:5]), ("b", TEXTS[5:10])):
+        records = [{"id": str(i), "text": text} for i, text in enumerate(chosen)]
+        write_jsonl(tmp_path / f"{name}.jsonl", records)
+    files = [str(tmp_path / "*.jsonl")]
+    with pytest.raises(DataError, match=r"set `pool\.id: null`"):
+        pack(tmp_path / "examples", PoolConfig(files=files), tokenizer)
+    examples = packed(tmp_path / "numbered", PoolConfig(files=files, id=None), tokenizer)
+    assert examples.num_candidates == 10
+
+
 def test_ids_that_were_made_up_are_never_duplicates(tmp_path: Path, tokenizer: Tokenizer) -> None:
     for folder, chosen in (("x", TEXTS[:5]), ("y", TEXTS[5:10])):
         (tmp_path / folder).mkdir()

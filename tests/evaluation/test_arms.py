@@ -35,7 +35,8 @@ def test_an_arm_is_what_its_name_says(name: str, arm: Arm) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("gradient", "is not known"),
+        ("gradient", "add 'gradient' to directions.estimators"),
+        ("gradients", "is not known"),
         ("", "is not known"),
         ("top@", "is not known"),
         ("random-bottom", "only a method has a bottom"),

@@ -37,7 +37,7 @@ def test_one_seed_is_compared_over_its_examples():
 def test_only_shared_seeds_are_compared():
     found = {"top": losses([1], [2], [9]), "random": losses([2], [4])}
     top = lines(compare_losses(found))["a", "top"]
-    assert top.num_seeds == 3
+    assert (top.num_seeds, top.num_pairs) == (3, 2)
     assert top.loss_nats == 4
     assert top.difference.mean == pytest.approx(-1.5)
 

@@ -56,6 +56,27 @@ def test_beyond_randoms_budgets_the_multiplier_is_a_bound():
     assert found == {"top": Bounded(4.0, "at least"), "bottom": Bounded(0.5, "at most")}
 
 
+def test_an_arm_is_compared_over_the_seeds_that_every_budget_has():
+    # Each seed has a level of its own, which must not be taken for a gain.
+    losses = {
+        arm: {seed: {"a": np.array([law(worth) + seed])} for seed in range(3)}
+        for arm, worth in (RANDOM | {"ekfac": 1.7}).items()
+    }
+    del losses["random@4"][0], losses["random"][2], losses["ekfac"][2]
+    training = {arm: MethodCost(FLOPS * RANDOM.get(arm, 1), 1.0) for arm in losses}
+    (line,) = multipliers(losses, training, {}, replicates=9)
+    assert line.num_seeds == 1
+    assert line.gross.value.value == pytest.approx(1.7, rel=0.02)
+    del losses["random@4"][1]
+    assert multipliers(losses, training, {}, replicates=9) == []
+
+
+def test_one_budget_is_no_curve():
+    losses = {arm: arm_losses(worth) for arm, worth in (("random", 1.0), ("ekfac", 1.7))}
+    training = dict.fromkeys(losses, MethodCost(FLOPS, SECONDS))
+    assert multipliers(losses, training, {}) == []
+
+
 def test_one_seed_has_no_interval():
     (line,) = compared({"ekfac": 1.5}, num_seeds=1)
     assert line.gross.low is line.gross.high is None

@@ -9,9 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from dsdm.artifacts import load_manifest
+from dsdm.artifacts import Draft, load_manifest
+from dsdm.errors import NumericalError
+from dsdm.evaluation.arms import parse_arm
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import Run, redo, run_experiment, run_status
+from dsdm.lm.config import TrainConfig
+from dsdm.pipeline import Run, compare_stages, redo, run_experiment, run_status
 from dsdm.pipeline.compare_stages import tuned_rate
 from dsdm.pipeline.summary import summary_lines
 from dsdm.pipeline.training_rows import arm_scores, held_out, training_order
@@ -46,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             "parts": ["tune", "report"],
             "heldout": [heldout],
             "pool_slice": 6,
+            "train": {},
             "learning_rates": [1e-2, 1e-6],
         },
     )
@@ -98,6 +102,32 @@ def test_source_matched_rows_are_others_of_the_same_sources(run: Run) -> None:
     assert np.abs(shares("top") - shares("source-matched")).max() <= scores.num_tokens.max()
     # Only the tail that the best source's tokens don't fill may be of another.
     assert shares("best-source").min() <= scores.num_tokens.max()
+
+
+@pytest.mark.parametrize("rule", [{"temperature": 1.0}, {"random_share": 0.3}])
+def test_a_source_matched_arm_matches_a_selection_by_any_rule(
+    run: Run, rule: dict[str, float]
+) -> None:
+    selection = msgspec.structs.replace(run.experiment.selection, **rule)
+    ruled = Run(msgspec.structs.replace(run.experiment, selection=selection))
+    scores = arm_scores(run, run.experiment.compared_arms[0])
+
+    def shares(name: str) -> np.ndarray:
+        chosen = sorted(candidates_of(ruled, name))
+        return np.bincount(scores.sources[chosen], scores.num_tokens[chosen], 2)
+
+    # Two epochs of another budget's tokens: an arm's last row may be cut in either.
+    assert np.abs(shares("top") - shares("source-matched")).max() <= 2 * scores.num_tokens.max()
+
+
+def test_random_has_its_tokens_where_the_pool_is_smaller(run: Run) -> None:
+    lengths, wanted = run.examples.lengths, run.examples.num_tokens * 5 // 2
+    fraction = msgspec.structs.replace(run.experiment.selection, fraction=1.0)
+    compare = msgspec.structs.replace(run.compare, epochs=2.5)
+    larger = Run(msgspec.structs.replace(run.experiment, selection=fraction, compare=compare))
+    for seed in range(10):
+        order = training_order(larger, parse_arm("random", "ekfac", ("ekfac",)), seed)
+        assert wanted - lengths.max() < lengths[order].sum() <= wanted
 
 
 def test_an_arm_for_one_target_ranks_by_its_scores_alone(run: Run) -> None:
@@ -154,6 +184,38 @@ def test_the_rate_of_an_arm_is_the_best_on_the_tune_part(run: Run) -> None:
         assert manifest is not None
         assert manifest.config["train"]["lr"] == 1e-2
     assert not list((run.folder / "tuning").rglob("*.safetensors"))
+
+
+def test_a_rate_is_chosen_by_what_is_selected_for_and_not_where_training_diverged(
+    run: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(run.folder / "tuning", tmp_path / "tuning")
+    other = msgspec.structs.replace(run.experiment.targets[1], weight=0.0)
+    targets = (run.experiment.targets[0], other)
+    copied = Run(msgspec.structs.replace(run.experiment, targets=targets, run=str(tmp_path)))
+    arm = run.experiment.compared_arms[0]
+
+    def write(rate: float, **losses: float) -> None:
+        (tmp_path / "tuning" / f"{arm.name}-{rate:g}" / "losses.json").write_text(
+            json.dumps(losses)
+        )
+
+    write(1e-2, words=2.0, other=9.0)
+    write(1e-6, words=3.0, other=1.0)
+    assert tuned_rate(copied, arm) == 1e-2
+    write(1e-2)
+    assert tuned_rate(copied, arm) == 1e-6
+
+
+def test_a_training_that_diverges_while_rates_are_tried_is_no_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*arguments: object) -> None:
+        raise NumericalError("the loss is nan")
+
+    monkeypatch.setattr(compare_stages, "_train", diverge)
+    compare_stages._tune(run, run.experiment.compared_arms[0], TrainConfig(), Draft(tmp_path))
+    assert json.loads((tmp_path / "losses.json").read_text()) == {}
 
 
 def test_each_model_is_measured_on_targets_other_tasks_and_the_pool(run: Run) -> None:

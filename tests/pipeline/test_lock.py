@@ -1,5 +1,6 @@
 """Commands that would work in one run folder at once."""
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,12 +62,13 @@ def test_a_killed_command_keeps_nobody_out(tiny: Path) -> None:
         run_experiment(experiment, until="tokenizer")
 
 
-def test_blocks_within_one_another_are_one(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as other_thread, alone_in(tmp_path):
-        with alone_in(tmp_path):
-            pass
-        with pytest.raises(ArtifactError, match="another command is at work"):
-            other_thread.submit(enter, tmp_path).result()
+def test_two_threads_of_a_process_are_two_commands(tmp_path: Path) -> None:
+    with (
+        ThreadPoolExecutor(1) as other_thread,
+        alone_in(tmp_path),
+        pytest.raises(ArtifactError, match="another command is at work"),
+    ):
+        other_thread.submit(enter, tmp_path).result()
     enter(tmp_path)
 
 
@@ -75,12 +77,12 @@ def enter(folder: Path) -> None:
         pass
 
 
-def test_a_folder_that_is_only_to_be_read_can_be_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["os.open", "fcntl.flock"])
+def test_a_folder_without_locks_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    def refused(*arguments: object, **named: object) -> None:
-        raise PermissionError("read-only")
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "not here")
 
-    monkeypatch.setattr("dsdm.pipeline.lock.FileLock.acquire", refused)
-    with alone_in(tmp_path):
-        pass
+    monkeypatch.setattr(call, refused)
+    enter(tmp_path)

@@ -59,14 +59,17 @@ def works_that_die_once(run: Run) -> Iterator[Work]:
     yield work_at(run, "1", die_once)
 
 
-def test_two_nodes_make_the_same_bytes_as_this_process(tmp_path: Path, address: str) -> None:
+def test_two_nodes_make_the_same_bytes_as_this_process(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)  # a relative folder is from where the driver runs
     scores = {"method": "backward"}
     estimators = {"estimators": ["ekfac", "gradient"]}
     path = write_experiment(tmp_path, compare=COMPARE, scores=scores, directions=estimators)
     made: list[tuple[str, int, int]] = []
     for name, who in (("here", Workers(threads=1)), ("ray", Workers(threads=1, ray=address))):
-        experiment = load_experiment(path, [("run", str(tmp_path / name))])
+        experiment = load_experiment(path, [("run", name)])
         run_experiment(experiment, workers=who, announce=lambda *done: made.append(done))
     assert made[: len(made) // 2] == made[len(made) // 2 :]
     assert finished_bytes(tmp_path / "here") == finished_bytes(tmp_path / "ray")

@@ -141,6 +141,10 @@ def test_large_pools_are_screened_unasked(
     scores, chosen = tmp_path / "run" / "scores", tmp_path / "chosen"
     code, _, err = dsdm("select", scores, "--fraction", "0.15", "--out", chosen)
     assert code == 0, err
+    for budget in (("--fraction", "0.5"), ("--tokens", "2000"), ("--candidates", "400")):
+        code, _, err = dsdm("select", scores, *budget, "--out", tmp_path / "more")
+        assert code == 2
+        assert "the rest is predicted" in err
     code, out, err = dsdm("compare", path, "--compare.arms", "[top, bottom]")
     assert code == 0, err
     assert "scores       0 made" in err

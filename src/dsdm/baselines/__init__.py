@@ -1,7 +1,7 @@
 """What people would have done otherwise: each baseline is a function from a `Question` to `Scores`.
 
 To add one, write it in a module of its own name and list it in `config.BASELINE_NAMES`; in
-`USES_PROXIES` too if it reads them, for otherwise new proxies would not make it stale, and in
+`uses_proxies` too if it reads them, for otherwise new proxies would not make it stale, and in
 `SEES_NO_TARGET` if it looks at none; and its settings, if it has any, in `settings_of`.
 """
 

@@ -8,7 +8,6 @@ from dsdm.config import Config
 
 BASELINE_NAMES = ("bm25", "classifier", "dsir", "low_loss", "semdedup", "similarity")
 """Each is a function in the module of its name, and its settings the field of its name."""
-USES_PROXIES = ("low_loss", "semdedup", "similarity")
 SEES_NO_TARGET = ("low_loss", "semdedup")
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -77,3 +76,9 @@ class BaselinesConfig(Config):
     """Words in common with the targets (Robertson and Zaragoza, 2009)."""
     similarity: SimilarityConfig = SimilarityConfig()
     """Embeddings close to those of the targets."""
+
+
+def uses_proxies(name: str, config: BaselinesConfig) -> bool:
+    """Whether a baseline reads the proxies: low loss always, embeddings where the proxy embeds."""
+    embeds = {"semdedup": config.semdedup.embedding, "similarity": config.similarity.embedding}
+    return name == "low_loss" or embeds.get(name) == "proxy"

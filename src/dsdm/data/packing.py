@@ -43,6 +43,7 @@ from dsdm.data.rows import ROW, ExamplesConfig, cut_rows
 from dsdm.data.sequences import Row
 from dsdm.data.tokenizer import Tokenizer
 
+DUPLICATE_ID = "duplicate id"
 DOCUMENTS = pa.schema(
     {
         "id": pa.string(),
@@ -179,7 +180,7 @@ class _ShardFiles:
             if content in old_contents or content in kept:
                 self.counts["duplicates"] += 1
             elif document.has_own_id and (own_id in old_ids or own_id in new_ids):
-                self._reject(document, "duplicate id", document.id)
+                self._reject(document, DUPLICATE_ID, document.id)
             else:
                 kept[content] = document
                 new_ids.update([own_id] if document.has_own_id else [])
@@ -253,8 +254,14 @@ def _check_rejected(file: PoolFile, config: PoolConfig, shard: _ShardFiles, draf
         return
     (draft.path / "rejected.jsonl").replace(kept_path)
     common = "; ".join(f"{count} {reason}" for reason, count in shard.reasons.most_common(3))
+    remedy = "Repair the file, or raise the limit."
+    if shard.reasons[DUPLICATE_ID]:
+        remedy = (
+            "Where ids are not unique over the whole pool, set `pool.id: null`, and documents are "
+            "numbered. Else repair the file, or raise the limit."
+        )
     raise pool_error(
         f"{file.url}: {num_rejected} of {shard.num_read} records can't be used ({common}); "
         f"`pool.max_rejected_share` allows {config.max_rejected_share:.2%}. "
-        f"They are listed in {kept_path}. Repair the file, or raise the limit."
+        f"They are listed in {kept_path}. {remedy}"
     )

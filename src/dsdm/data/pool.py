@@ -54,9 +54,11 @@ class PoolConfig(Config, frozen=True):
     completion: str = "completion"
     """Column that holds the text that is learned, where there is no chat."""
     id: str | None = "id"
-    """Column that holds the id; where there is none, the id is the file's name and row."""
+    """Column that holds the id, unique over the whole pool; None: the file's name and row, as where
+    there is no such column."""
     source: str | None = "source"
-    """Column that names where a document is from; where there is none, the file's name."""
+    """Column that names where a document is from; where there is none, the file's name up to its
+    first dot, without its folders."""
     text_documents: Literal["file", "line"] = "file"
     """What one document of a plain text file is."""
     sample: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0

@@ -25,6 +25,7 @@ import numpy as np
 from dsdm.baselines.config import BASELINE_NAMES, SEES_NO_TARGET
 from dsdm.config import Config
 from dsdm.data.tasks import TargetConfig
+from dsdm.datamodel.config import ESTIMATOR_NAMES
 from dsdm.errors import ConfigError
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
@@ -59,8 +60,8 @@ class CompareConfig(Config):
     """Each seed renews the proxies too, and all that is made with them."""
     model: ModelConfig | None = None
     """The model that is trained; None: the proxies'."""
-    train: TrainConfig = TrainConfig()
-    """Optimizer and schedule, the same for every arm."""
+    train: TrainConfig | None = None
+    """Optimizer and schedule, the same for every arm; None: the proxies'."""
     learning_rates: tuple[float, ...] = ()
     """Each arm is trained at each of these once, and then at the one that is best on the tune
     part; none: `train.lr` for every arm."""
@@ -119,6 +120,11 @@ def parse_arm(name: str, selecting_method: str, methods: tuple[str, ...]) -> Arm
     """
     found = ARM.fullmatch(name)
     plain = _plain_arm(found["base"], selecting_method, methods) if found else None
+    if found is not None and plain is None and found["base"] in ESTIMATOR_NAMES:
+        raise ConfigError(
+            f"compare.arms: {name!r}: add {found['base']!r} to directions.estimators, so that "
+            "candidates are scored by it."
+        )
     if found is None or plain is None:
         raise ConfigError(
             f"compare.arms: {name!r} is not known. Write top, bottom, {', '.join(CONTROLS)}, or "
@@ -152,6 +158,13 @@ def scaled_selection(selection: SelectionConfig, factor: float) -> SelectionConf
         return _with(selection, fraction=min(1.0, selection.fraction * factor))
     assert selection.candidates is not None
     return _with(selection, candidates=max(1, round(selection.candidates * factor)))
+
+
+def only_budget(selection: SelectionConfig) -> SelectionConfig:
+    """The selection's budget, and none of its rules."""
+    return SelectionConfig(
+        tokens=selection.tokens, candidates=selection.candidates, fraction=selection.fraction
+    )
 
 
 def cut_to_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> np.ndarray:

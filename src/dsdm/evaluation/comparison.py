@@ -27,6 +27,8 @@ class ComparedLoss:
     target: str
     arm: str
     num_seeds: int
+    num_pairs: int
+    """Seeds that both it and the baseline have: what the difference is over."""
     loss_nats: float
     """Mean over examples, then over seeds."""
     difference: Interval | None
@@ -72,6 +74,7 @@ def _compare(
         target=name,
         arm=arm,
         num_seeds=len(seeds),
+        num_pairs=len(shared),
         loss_nats=float(np.mean([[s[t].mean() for t in targets] for s in seeds.values()])),
         difference=_interval(pairs),
         over="examples" if len(shared) < 2 else "seeds",

@@ -56,6 +56,7 @@ class ArmMultiplier:
     target: str
     arm: str
     num_seeds: int
+    """Those that it and every budget of random have."""
     gross: Estimate
     net_flops: Net | None
     """Counted in FLOPs; None where the selection's cost is not known."""
@@ -75,8 +76,10 @@ def multipliers(
 ) -> list[ArmMultiplier]:
     """Every arm but random's on every target, and on their mean where there are several.
 
+    An arm is compared with random over the seeds that it and every budget of random have.
+
     Args:
-        losses: Arms without any seed are left out.
+        losses: Arms that share no seed with random are left out.
         training: Mean cost of one training of each arm, random's at every budget among them.
         selection: Cost of each arm's selection; an arm that is not here has no net multiplier.
         mix: Targets whose mean is taken; None: all.
@@ -85,7 +88,8 @@ def multipliers(
         confidence: Of the intervals, in 0..1.
 
     Returns:
-        Targets first, the mean of targets last. Nothing where no random arm has a loss.
+        Targets first, the mean of targets last. Nothing where random has fewer than two budgets:
+        they are no curve.
 
     Raises:
         ValueError: a cost of training is missing or not above 0.
@@ -93,18 +97,24 @@ def multipliers(
     found = {arm: seeds for arm, seeds in losses.items() if seeds}
     _check_costs(found, training)
     budgets = sorted(filter(is_random, found), key=lambda arm: training[arm].flops)
+    if len(budgets) < 2:
+        return []
     compute = np.array([training[arm].flops for arm in budgets])
+    of_random = set.intersection(*(set(found[arm]) for arm in budgets))
     draws = {"seed": seed, "replicates": replicates}
     lines = []
-    for target, group in target_groups(found, mix).items() if budgets else ():
+    for target, group in target_groups(found, mix).items():
         means = {arm: _seed_losses(seeds, group) for arm, seeds in found.items()}
-        curve = RandomCurve(compute, [means[arm] for arm in budgets])
         for arm, own in means.items():
-            if not is_random(arm):
-                needed = curve.needed_compute(own, **draws, confidence=confidence)
-                gross = needed.times(1 / training[arm].flops)
-                net = _nets(gross, training[arm], selection.get(arm))
-                lines.append(ArmMultiplier(target, arm, len(own), gross, *net))
+            shared = sorted(of_random & set(own))
+            if is_random(arm) or not shared:
+                continue
+            *random, paired = ({s: means[a][s] for s in shared} for a in (*budgets, arm))
+            curve = RandomCurve(compute, random)
+            needed = curve.needed_compute(paired, **draws, confidence=confidence)
+            gross = needed.times(1 / training[arm].flops)
+            net = _nets(gross, training[arm], selection.get(arm))
+            lines.append(ArmMultiplier(target, arm, len(shared), gross, *net))
     return lines
 
 

@@ -3,9 +3,10 @@
 import math
 
 from dsdm.baselines.config import BASELINE_NAMES
-from dsdm.evaluation.arms import Arm, CompareConfig
+from dsdm.evaluation.arms import Arm
 from dsdm.experiment import Experiment
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, step_tokens
+from dsdm.lm.config import TrainConfig
 
 BASELINE_SECONDS_A_TOKEN = 2e-6
 """To decode the pool and count its words, once for each baseline."""
@@ -21,6 +22,7 @@ def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]
     """The cost of each stage of a comparison, in order."""
     assert experiment.compare is not None
     compare, arms = experiment.compare, experiment.compared_arms
+    train = experiment.compared_training
     selected, pool = budget_tokens(experiment, measured.pool), measured.pool.tokens
     tokens = sum(
         pool * arm.budget * (arm.epochs or compare.epochs)
@@ -32,8 +34,8 @@ def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]
     return {
         "baselines": _baselines(experiment, measured, arms).times(num_replicates(experiment)),
         "heldout": Cost(memory=measured.speed.base_bytes),
-        "tuning": _training(compare, measured, tokens * num_rates, 0),
-        "models": _training(compare, measured, tokens * compare.seeds, len(arms) * compare.seeds),
+        "tuning": _training(train, measured, tokens * num_rates, 0),
+        "models": _training(train, measured, tokens * compare.seeds, len(arms) * compare.seeds),
         "evaluations": _evaluations(measured, len(arms) * (compare.seeds + num_rates)),
     }
 
@@ -54,11 +56,11 @@ def _baselines(experiment: Experiment, measured: Measured, arms: list[Arm]) -> C
     )
 
 
-def _training(compare: CompareConfig, measured: Measured, tokens: Number, kept: int) -> Cost:
+def _training(train: TrainConfig, measured: Measured, tokens: Number, kept: int) -> Cost:
     """Of `tokens` tokens in all; `kept` models stay on disk."""
     speed, model = measured.speed, measured.compared
     slower = model.flops_a_token / speed.flops_a_token
-    batch = min(step_tokens(compare.train, measured.pool), compare.train.micro_batch_tokens)
+    batch = min(step_tokens(train, measured.pool), train.micro_batch_tokens)
     return Cost(
         tokens=tokens,
         seconds=tokens / speed.train * slower,

@@ -10,6 +10,8 @@ KEPT_BYTES = 1 << 30
 """Freed memory at the end of the heap that is kept; glibc keeps 64 MiB at most by itself."""
 HEAP_BYTES = 1 << 28
 """Below this size a tensor lies on the heap; glibc maps those above 32 MiB by themselves."""
+OLD_HEAP_BYTES = 1 << 25
+"""The most that older releases of glibc take."""
 
 
 def keep_freed_memory() -> None:
@@ -23,6 +25,8 @@ def keep_freed_memory() -> None:
     if is_said or sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt is None:
+        return
+    # Either call stops glibc from raising its thresholds by itself, so it is both or none.
+    if mallopt(MMAP_THRESHOLD, HEAP_BYTES) or mallopt(MMAP_THRESHOLD, OLD_HEAP_BYTES):
         mallopt(TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(MMAP_THRESHOLD, HEAP_BYTES)

@@ -85,13 +85,18 @@ def run_experiment(
     check_stage(until)
     run = Run(experiment)
     with alone_in(run.folder):
-        _run_alone(run, until, workers, announce)
+        make_stages(run, until=until, workers=workers, announce=announce)
     return run
 
 
-def _run_alone(
-    run: Run, until: str | None, workers: Workers, announce: Callable[[str, int, int], None]
+def make_stages(
+    run: Run,
+    *,
+    until: str | None = None,
+    workers: Workers = HERE,
+    announce: Callable[[str, int, int], None] = lambda stage, made, total: None,
 ) -> None:
+    """`run_experiment` for who is `alone_in` the run's folder."""
     experiment = run.experiment
     run.remember_pool()
     described = run.folder / "experiment.yaml"
@@ -158,6 +163,7 @@ __all__ = [
     "Status",
     "Workers",
     "check_stage",
+    "make_stages",
     "redo",
     "run_experiment",
     "run_status",

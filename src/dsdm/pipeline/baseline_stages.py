@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from dsdm.artifacts import Draft
 from dsdm.baselines import Question, baseline_scores, settings_of
-from dsdm.baselines.config import BASELINE_NAMES, USES_PROXIES
+from dsdm.baselines.config import BASELINE_NAMES, uses_proxies
 from dsdm.data.tasks import read_target_texts
 from dsdm.pipeline.data_stages import examples_work, targets_work
 from dsdm.pipeline.model_stages import proxies_work
@@ -55,7 +55,7 @@ def baseline_work(run: Run, name: str, target: str | None = None) -> Work:
         "weights": weights,
     }
     needed = [*examples_work(run), *targets_work(run)]
-    if name in USES_PROXIES:
+    if uses_proxies(name, run.experiment.baselines):
         needed += proxies_work(run)
     path = run.folder / "baselines" / (name if target is None else f"{name}:{target}")
     make = partial(_score, run, name, weights)

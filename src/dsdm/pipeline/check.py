@@ -13,7 +13,7 @@ from dsdm.artifacts import Draft, disk_errors, load_manifest, write_json
 from dsdm.datamodel.config import LESS, MIX
 from dsdm.errors import ArtifactError, ConfigError, NumericalError
 from dsdm.experiment import Experiment, record_experiment, save_experiment
-from dsdm.pipeline import run_experiment
+from dsdm.pipeline import make_stages
 from dsdm.pipeline.check_stages import (
     BEFORE,
     FOLDER,
@@ -81,10 +81,9 @@ def run_check(
 def _check_alone(
     run: Run, experiment: Experiment, config: CheckConfig, workers: Workers, announce: Announce
 ) -> None:
-    needed = run.experiment
     try:
-        _make_directions(experiment, needed, workers, announce)
-        with start_workers(needed, workers) as perform_all:
+        _make_directions(run, experiment, workers, announce)
+        with start_workers(run.experiment, workers) as perform_all:
             for name, maker in WORKS.items():
                 make = partial(maker, config=config)
                 works = list(make(run))
@@ -123,13 +122,13 @@ def _only_selecting(experiment: Experiment) -> Experiment:
 
 
 def _make_directions(
-    experiment: Experiment, needed: Experiment, workers: Workers, announce: Announce
+    run: Run, experiment: Experiment, workers: Workers, announce: Announce
 ) -> None:
     described = experiment.folder / "experiment.yaml"
     with disk_errors(described):
         if not described.exists():
             save_experiment(experiment, described)
-        run_experiment(needed, until="directions", workers=workers, announce=announce)
+        make_stages(run, until="directions", workers=workers, announce=announce)
         # Described as the user has it, not as what the check needs of it.
         record_experiment(experiment, described)
 

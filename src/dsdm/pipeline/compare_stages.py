@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from dsdm.artifacts import Draft, check_contents, load_manifest, write_json
 from dsdm.baselines.config import BASELINE_NAMES
+from dsdm.errors import NumericalError
 from dsdm.evaluation.arms import Arm
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.pipeline.baseline_stages import baseline_work
@@ -51,13 +53,22 @@ def models_work(run: Run) -> Iterator[Work]:
 
 
 def tuned_rate(run: Run, arm: Arm) -> float:
-    """The learning rate at which the arm did best on the tune part, as far as it was tried."""
+    """The learning rate at which the arm did best on the tune part, as far as it was tried.
+
+    By the mean of the targets that are selected for.
+    """
     losses = {}
     for rate in run.compare.learning_rates:
         folder = run.compare_folder / "tuning" / f"{arm.name}-{rate:g}"
         if load_manifest(folder) is not None:
-            losses[rate] = sum(_load_losses(folder).values())
-    return min(losses, key=losses.__getitem__) if losses else run.compare.train.lr
+            losses[rate] = _tuned_loss(run, _load_losses(folder))
+    return min(losses, key=losses.__getitem__) if losses else run.experiment.compared_training.lr
+
+
+def _tuned_loss(run: Run, losses: dict[str, float]) -> float:
+    """The mean over the targets that are selected for; infinite where the training diverged."""
+    chosen_for = [t.name for t in run.experiment.targets if t.weight > 0]
+    return sum(losses.get(name, math.inf) for name in chosen_for) / len(chosen_for)
 
 
 def _load_losses(folder: Path) -> dict[str, float]:
@@ -70,7 +81,7 @@ def _load_losses(folder: Path) -> dict[str, float]:
 
 
 def _at_rate(run: Run, rate: float) -> TrainConfig:
-    train: TrainConfig = msgspec.structs.replace(run.compare.train, lr=rate)
+    train: TrainConfig = msgspec.structs.replace(run.experiment.compared_training, lr=rate)
     return train
 
 
@@ -112,7 +123,11 @@ def _train(run: Run, arm: Arm, seed: int, train: TrainConfig, draft: Draft) -> N
 
 
 def _tune(run: Run, arm: Arm, train: TrainConfig, draft: Draft) -> None:
-    _train(run, arm, 0, train, draft)
+    try:
+        _train(run, arm, 0, train, draft)
+    except NumericalError:  # a rate that is too high is not the best one
+        write_json(draft.path / LOSSES, {})
+        return
     losses = part_losses(run, "tune", draft.path)
     write_json(draft.path / LOSSES, {name: float(loss.mean()) for name, loss in losses.items()})
     _forget_weights(draft.path)

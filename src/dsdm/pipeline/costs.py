@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dsdm.artifacts import COST, load_cost
-from dsdm.baselines.config import BASELINE_NAMES, USES_PROXIES
+from dsdm.baselines.config import BASELINE_NAMES, uses_proxies
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.multiplier import MethodCost, is_random, mean_cost
 from dsdm.experiment import Experiment
@@ -105,7 +105,7 @@ def compared_costs(
     training = {arm: training_cost(models_folder, arm) for arm in arms}
     selection = {}
     for arm in (arm for arm in experiment.compared_arms if arm.name in arms):
-        needs_proxies = arm.method in USES_PROXIES
+        needs_proxies = uses_proxies(arm.method, experiment.baselines)
         # A control of the selection costs what the selection does.
         with contextlib.suppress(ArtifactError):
             method = arm.method or "random"

@@ -1,39 +1,53 @@
 """One command at a time in a run folder."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from dsdm.artifacts import disk_errors
 from dsdm.errors import ArtifactError
 
 LOCK = ".lock"
+HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
+"""What `flock` says where another process has the lock."""
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Makes the folder and keeps other commands out of it, until the block or the process ends.
 
-    Blocks within one another are one. Where a file system knows no locks, none is kept.
+    The lock is `flock`'s, which the system frees with the process. Where a file system or a system
+    has none, and in a folder that is only to be read, nobody is kept out.
 
     Raises:
         ArtifactError: another command is at work in the folder, or it can't be made.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, is_singleton=True)
     try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise ArtifactError(
-            f"{folder}: another command is at work in this run, and two would overwrite each "
-            "other's drafts. Wait for it or stop it; or give this one another `run` folder."
-        ) from error
-    except (OSError, NotImplementedError):
-        pass  # a folder that is only to be read, or a file system without locks
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        yield
+        return
     try:
+        _take(lock, folder)
         yield
     finally:
-        lock.release()
+        os.close(lock)
+
+
+def _take(lock: int, folder: Path) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return
+    except OSError as error:
+        if error.errno in HELD:
+            raise ArtifactError(
+                f"{folder}: another command is at work in this run, and two would overwrite each "
+                "other's drafts. Wait for it or stop it; or give this one another `run` folder."
+            ) from error

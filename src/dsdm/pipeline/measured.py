@@ -9,7 +9,7 @@ import msgspec
 
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.comparison import ComparedLoss, Losses, compare_losses
-from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, is_random, multipliers
+from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, multipliers
 from dsdm.experiment import Experiment
 from dsdm.pipeline.costs import compared_costs, training_cost
 from dsdm.pipeline.losses import load_losses
@@ -52,8 +52,7 @@ def measured_parts(run_folder: Path, experiment: Experiment) -> Iterator[Measure
 def _measured(part: str, experiment: Experiment, losses: Losses, mix: list[str]) -> MeasuredPart:
     priced = _priced_arms(experiment, losses)
     training, selection = compared_costs(experiment, list(priced))
-    has_curve = sum(map(is_random, priced)) > 1
-    found = multipliers(priced, training, selection, mix=mix) if has_curve else []
+    found = multipliers(priced, training, selection, mix=mix)
     return MeasuredPart(part, losses, compare_losses(losses, mix=mix), training, found)
 
 

@@ -1,10 +1,13 @@
 """Making a stage's artifacts on a Ray cluster.
 
-Every node must see the run folder and the pool under the same paths, as on a shared file system.
+Every node must see the run folder and the pool under the same paths, as on a shared file system;
+relative ones are from where the driver was started.
 A task is one artifact, or those of one pass; it writes aside and renames, so a task whose worker or
 node died is given to another, and a driver that died goes on from what is on disk.
 """
 
+import contextlib
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,7 +57,8 @@ def on_ray(experiment: Experiment, config: Workers, address: str) -> Iterator[Sp
 
     def spread(maker: Maker, stage: str, groups: Sequence[Sequence[Path]]) -> None:
         fitted = task.options(num_gpus=int(has_gpus and stage not in NO_MODEL))
-        running = [fitted.remote(described, maker, paths, threads) for paths in groups]
+        here = os.getcwd()
+        running = [fitted.remote(described, maker, paths, threads, here) for paths in groups]
         _finish(ray, running, stage)
 
     try:
@@ -97,7 +101,11 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _perform(experiment: Experiment, maker: Maker, paths: Sequence[Path], threads: int) -> int:
+def _perform(
+    experiment: Experiment, maker: Maker, paths: Sequence[Path], threads: int, started_in: str
+) -> int:
+    with contextlib.suppress(OSError):  # a worker has paths that are relative to somewhere else
+        os.chdir(started_in)
     pipeline_work.shows_bars = False  # the driver's bar counts artifacts
     use_threads(threads)
     return perform_paths(experiment, maker, paths)

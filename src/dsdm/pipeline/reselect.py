@@ -6,13 +6,14 @@ from pathlib import Path
 
 from dsdm.artifacts import check_contents
 from dsdm.config import as_dict
-from dsdm.errors import ArtifactError
+from dsdm.errors import ArtifactError, ConfigError
 from dsdm.experiment import Experiment, load_recorded
 from dsdm.pipeline.data_stages import examples_work, overlap_work, tokenizer_work
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.score_stages import screening_of
+from dsdm.pipeline.score_stages import first_sizes, screening_of
 from dsdm.pipeline.select_stages import merged_scores_work, reselect_work
 from dsdm.pipeline.work import finished_counts, perform
+from dsdm.selection.rules import selected_share
 
 BUDGETS = ("tokens", "candidates", "fraction")
 
@@ -30,7 +31,8 @@ def reselect(
 
     Raises:
         ArtifactError: there are no finished scores, or `out` holds another selection.
-        ConfigError: an override is not a setting of `selection`.
+        ConfigError: an override is not a setting of `selection`, or more is wanted than a screening
+            has scored.
     """
     experiment = _load(scores, budget, overrides)
     run = Run(experiment)
@@ -64,12 +66,22 @@ def _load(
             f"{folder}. Start `dsdm select` where `dsdm run` was started, since paths are relative "
             "to there; where the run was moved, correct `run` in that file."
         )
-    # What was screened is decided, whatever another budget would have had screened.
-    replaced = [("scores.screening", json.dumps(as_dict(screening_of(Run(recorded)))))]
-    replaced += [(f"selection.{name}", "null") for name in BUDGETS]
+    replaced = [(f"selection.{name}", "null") for name in BUDGETS]
     replaced += [(f"selection.{name}", str(value)) for name, value in budget.items()]
     replaced += [(f"selection.{name.removeprefix('selection.')}", v) for name, v in overrides]
-    return load_recorded(path, replaced)
+    # What was screened is decided, whatever another budget would have had screened.
+    run = Run(recorded)
+    screening = screening_of(run)
+    if screening is not None:
+        unscreened = load_recorded(path, [*replaced, ("scores.screening", "null")])
+        wanted = selected_share(unscreened.selection, *first_sizes(run))
+        if wanted > screening.share:
+            raise ConfigError(
+                f"{scores}: {wanted:.1%} of the pool is wanted, and the best {screening.share:.1%} "
+                "were scored: the rest is predicted. Select less, or have all scored with "
+                f"`dsdm run {path} --scores.screening null --redo scores`."
+            )
+    return load_recorded(path, [*replaced, ("scores.screening", json.dumps(as_dict(screening)))])
 
 
 def _require_scores(run: Run) -> None:

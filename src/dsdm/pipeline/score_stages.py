@@ -47,11 +47,16 @@ def screening_work(run: Run) -> Iterator[Work]:
 
 def screening_of(run: Run) -> ScreeningConfig | None:
     """What part of the pool is scored exactly, by the files that the run began with; None: all."""
+    return run.experiment.screening(*first_sizes(run))
+
+
+def first_sizes(run: Run) -> tuple[int, int]:
+    """Candidates and tokens of the files that the run began with."""
     sizes = Counter[str]()
     for work in first_examples_work(run):
         sizes.update(finished_counts(work))
     unit = "rows" if run.experiment.examples.unit == "row" else "documents"
-    return run.experiment.screening(sizes[unit], sizes["tokens"])
+    return sizes[unit], sizes["tokens"]
 
 
 def scores_work(run: Run) -> Iterator[Work]:

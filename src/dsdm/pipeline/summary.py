@@ -49,12 +49,16 @@ def interval_note(compared: Sequence[ComparedLoss]) -> str:
     over = {line.over for line in compared if line.difference is not None}
     if not over:
         return ""
+    paired = "Intervals: paired t over the seeds that both arms have."
     if over == {"seeds"}:
-        return "Intervals: paired t over the seeds that both arms have."
-    return (
-        "Intervals: paired bootstrap over the examples, for one seed. They leave out how much "
-        "another seed would change: set compare.seeds to 2 or more for that."
+        return paired
+    one_seed = (
+        "paired bootstrap over the examples, for one seed. They leave out how much another seed "
+        "would change: set compare.seeds to 2 or more for that."
     )
+    if over == {"examples"}:
+        return f"Intervals: {one_seed}"
+    return f"{paired} Where that is one seed: {one_seed}"
 
 
 def _selection_lines(run: Run) -> Iterator[str]:

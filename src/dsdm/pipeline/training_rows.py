@@ -1,13 +1,14 @@
 """Which rows of the pool each arm of a comparison is trained on, and in which order."""
 
 import dataclasses
+import math
 
 import numpy as np
 
 from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.baselines.controls import best_source, source_matched
 from dsdm.baselines.random import random_scores
-from dsdm.evaluation.arms import Arm, cut_to_tokens, scaled_selection
+from dsdm.evaluation.arms import Arm, cut_to_tokens, only_budget, scaled_selection
 from dsdm.pipeline.baseline_stages import baseline_work
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.scores_table import SCORES, Combination, load_scores
@@ -36,7 +37,7 @@ def training_order(run: Run, arm: Arm, seed: int) -> np.ndarray:
             return epoch_order(kept, arm.budget * (arm.epochs or compare.epochs), seed)
         rows = np.random.default_rng(seed).permutation(kept)
         # Fresh rows while the pool lasts.
-        passes = max(1.0, 1.001 * budget / max(1, lengths[rows].sum()))
+        passes = float(math.ceil(max(1.0, budget / max(1, lengths[rows].sum()))))
     else:
         rows = np.flatnonzero(np.isin(run.examples.candidate_of_row, _chosen(run, arm, seed)))
         passes = 1.5 * budget / lengths[rows].sum()
@@ -85,6 +86,9 @@ def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
     more = arm.times_selected(run.compare.epochs)
     selection = scaled_selection(run.experiment.selection, more)
     scores = arm_scores(run, arm)
+    if arm.kind in ("top", "bottom"):
+        is_bottom = arm.kind == "bottom"
+        return _select(run, scores, selection, is_top=not is_bottom, bottom=is_bottom)
     if arm.kind == "source-matched":
         chosen = _select(run, scores, selection, is_top=True)
         scores = source_matched(scores, chosen, seed, allowed_candidates(run))
@@ -95,7 +99,8 @@ def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
         scores = random_scores(
             scores.num_tokens, scores.sources, scores.source_names, seed, scores.fingerprint
         )
-    return _select(run, scores, selection, is_top=arm.kind == "top", bottom=arm.kind == "bottom")
+    # A control is a draw already: caps or more noise would make it one of something else.
+    return _select(run, scores, only_budget(selection), is_top=False)
 
 
 def _select(
