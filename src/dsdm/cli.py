@@ -214,10 +214,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, help="experiment, a YAML file")
     _add_workers(check)
     check.set_defaults(function=_check, takes_overrides=True)
+    check.epilog = "Any setting may be given behind it, such as --check.rows 4000."
 
     status = commands.add_parser("status", help="say what is done, missing or stale, and why")
     status.add_argument("file", type=Path, help="experiment, a YAML file")
     status.set_defaults(function=_status, takes_overrides=True)
+    status.epilog = "Any setting may be given behind it: would it make something stale?"
 
     select = commands.add_parser("select", help="select again from finished scores")
     select.add_argument("scores", type=Path, help="scores folder of a run")
@@ -227,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--fraction", type=float, help="budget as a share of the pool's tokens")
     select.add_argument("--out", type=Path, required=True, help="folder for selection and dataset")
     select.set_defaults(function=_select, takes_overrides=True)
+    select.epilog = "Settings of `selection` may be given behind it, such as --source_cap 0.2."
 
     report = commands.add_parser("report", help="write the report of a run, one HTML file")
     report.add_argument("run", type=Path, help="folder of the run")
@@ -250,7 +253,7 @@ def _add_run_arguments(command: argparse.ArgumentParser) -> None:
 def _add_workers(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--workers", type=_positive, default=1, metavar="N", help="processes side by side")
-    threads = "threads of each (its share of the cores): results are the same bytes where it is"
+    threads = "threads of each; by default the cores are shared out. Another number, other rounding"
     add("--threads", type=_positive, metavar="T", help=threads)
     on_ray = "make artifacts on the Ray cluster at this address, `auto`, or `local` to start one"
     add("--ray", metavar="ADDRESS", help=on_ray)

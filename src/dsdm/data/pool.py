@@ -34,8 +34,8 @@ class PoolConfig(Config, frozen=True):
     LATER = frozenset({"messages", "prompt", "completion"})
 
     files: list[str]
-    """Paths, globs, folders and fsspec URLs (s3://...), or `hf:ID[:CONFIG][:SPLIT]` for a data set
-    of the Hugging Face hub."""
+    """Paths, globs, folders and fsspec URLs (s3://...), or `hf:ID`, `hf:ID:SPLIT` or
+    `hf:ID:CONFIG:SPLIT` for a data set of the Hugging Face hub."""
     format: Literal["auto", "parquet", "jsonl", "text", "dataset", "tokens", "conversations"] = (
         "auto"
     )
