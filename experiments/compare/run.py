@@ -79,7 +79,13 @@ CELLS = (
         (0, 1, 2, 3, 4),
         arms=("top", "dsir", "random", "source-matched"),
     ),
-    Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config, random's budgets among them
+    Cell(  # random's curve, for the multipliers
+        "budgets",
+        PRIMARY,
+        (0, 2, 3, 4),
+        arms=("random", "random@2", "random@4"),
+    ),
+    Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
     Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
         "bottom",
         PRIMARY,
