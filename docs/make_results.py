@@ -124,7 +124,8 @@ TABLES = (
     Pivot(
         "Against what others would select",
         "The best 5% of the pilot's pool for 4 epochs, by each method "
-        "([mixed.yaml](../experiments/compare/mixed.yaml)).",
+        "([mixed.yaml](../experiments/compare/mixed.yaml)); a seed has proxies, random rows and "
+        "initial weights of its own. Report part.",
         rf"primary\.(?P<column>[a-z_]+)\.{METHOD}\.loss_minus_random",
         TASKS,
     ),
