@@ -1,4 +1,4 @@
-"""Training with freed memory kept and given back: tokens a second, page faults, memory.
+"""Training with freed memory kept and given back: tokens a CPU second, page faults, memory.
 
     python experiments/bench_allocator.py [--repeats 5] [--vocab 4096]
 
@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -17,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from bench_scoring import RandomRows
-from record import figure, write_figures
+from record import ratio_figure, write_figures
 
 from dsdm.lm.config import ModelConfig, TrainConfig
-from dsdm.lm.memory import keep_freed_memory
+from dsdm.lm.memory import MALLOC_SETTINGS, keep_freed_memory
 from dsdm.lm.model import CPU, load_model
 from dsdm.lm.train import Trainer
 
@@ -49,14 +48,14 @@ def main() -> None:
     for _ in range(options.repeats):
         kept.append(_child("kept", options.vocab))
         given_back.append(_child("given_back", options.vocab))
-    rows = []
-    for name in kept[0]:
-        pairs = zip(kept, given_back, strict=True)
-        ratios = [mine[name] / other[name] for mine, other in pairs]
-        low, _, high = statistics.quantiles(ratios, n=4)
-        unit = f"ratio, kept over given back, quartiles of {options.repeats}"
-        middle = statistics.median(ratios)
-        rows.append(figure(f"speed.cpu.kept_memory_{name}", middle, unit, low, high))
+    rows = [
+        ratio_figure(
+            f"speed.cpu.kept_memory_{name}",
+            np.array([found[name] for found in kept]),
+            np.array([found[name] for found in given_back]),
+        )
+        for name in kept[0]
+    ]
     write_figures("allocator", rows)
 
 
@@ -79,7 +78,7 @@ def measured(is_kept: bool, vocab: int, num_rows: int = 16, steps: int = 8) -> d
     seconds = time.process_time() - start
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_cpu_second": tokens / seconds,
         "faults": float(usage.ru_minflt - faults),
         "peak": float(usage.ru_maxrss),
     }
@@ -87,7 +86,7 @@ def measured(is_kept: bool, vocab: int, num_rows: int = 16, steps: int = 8) -> d
 
 def _child(which: str, vocab: int) -> dict[str, float]:
     command = [sys.executable, str(Path(__file__)), "--vocab", str(vocab), "--child", which]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(MALLOC_SETTINGS)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found

@@ -25,7 +25,7 @@ from peers.environments import NotInstalledError, make_environment
 from peers.exact import all_exact
 from peers.job import Size, write_jobs
 from peers.process import FailedError, MethodProcess
-from record import figure, has_bf16, write_figures
+from record import figure, has_bf16, ratio_figure, write_figures
 from scipy.stats import spearmanr
 
 
@@ -204,13 +204,13 @@ def _figures(
     """Of one entry: time against plain forwards and against ours, memory, rank correlations."""
     name = f"speed.cpu.{one.entry.name}"
     rows = [
-        _ratio(f"{name}.over_two_{label}_forwards", one.seconds, 2 * plain.seconds)
+        ratio_figure(f"{name}.over_two_{label}_forwards", one.seconds, 2 * plain.seconds)
         for precision, label in PRECISIONS.items()
         if (plain := _ours(measured, "plain", precision)) is not None
     ]
     forward = _ours(measured, "forward", one.entry.precision)
     if one.entry.peer != "ours" and forward is not None:
-        rows.append(_ratio(f"{name}.ratio", one.seconds, forward.seconds))
+        rows.append(ratio_figure(f"{name}.ratio", one.seconds, forward.seconds))
     rows.append(figure(f"{name}.peak_mib", one.peak_bytes / 2**20, "MiB of anonymous memory"))
     rows.append(figure(f"{name}.bytes_per_row", one.bytes_per_row, "bytes stored for a candidate"))
     if one.scores is not None and one.entry.claims is not None:
@@ -230,7 +230,7 @@ def _default_figures(measured: list[Measured], slope: np.ndarray) -> list[dict[s
     correlation = float(spearmanr(ours.scores, slope).statistic)
     unit = f"Spearman with the exact derivative of {len(slope)} rows"
     return [
-        _ratio("speed.cpu.forward_over_two_forwards", ours.seconds, 2 * plain.seconds),
+        ratio_figure("speed.cpu.forward_over_two_forwards", ours.seconds, 2 * plain.seconds),
         figure("speed.cpu.forward_rank_correlation", correlation, unit),
     ]
 
@@ -250,7 +250,9 @@ def _best_figures(measured: list[Measured], kinds: Sequence[str]) -> list[dict[s
         for kind, best in found.items():
             if best is not None:
                 names = [f"{peer}.{kind}", *([peer] if kind == first else [])]
-                rows += [_ratio(f"speed.cpu.{n}.ratio", best.seconds, ours.seconds) for n in names]
+                rows += [
+                    ratio_figure(f"speed.cpu.{n}.ratio", best.seconds, ours.seconds) for n in names
+                ]
     return rows
 
 
@@ -264,15 +266,6 @@ def _fastest(measured: list[Measured], peer: str, method: str) -> Measured | Non
     """In whichever precision."""
     found = [one for one in measured if (one.entry.peer, one.entry.method) == (peer, method)]
     return min(found, key=lambda one: float(np.median(one.seconds)), default=None)
-
-
-def _ratio(name: str, seconds: np.ndarray, against: np.ndarray) -> dict[str, Any]:
-    """The median of the repeats' ratios with its quartiles."""
-    count = min(len(seconds), len(against))
-    ratios = seconds[:count] / against[:count]
-    low, high = np.quantile(ratios, [0.25, 0.75])
-    unit = f"ratio, quartiles of {count} repeats"
-    return figure(name, float(np.median(ratios)), unit, float(low), float(high))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from record import figure, write_figures
+from record import ratio_figure, write_figures
 
 from dsdm.data.batches import Row, iter_batches
 from dsdm.datamodel.config import ScoresConfig
@@ -79,8 +79,8 @@ def main() -> None:
     write_figures(
         "scoring",
         [
-            _ratio("scoring.forward_over_two_forwards", seconds[1], 2 * seconds[0]),
-            _ratio("scoring.backward_over_two_forwards", seconds[2], 2 * seconds[0]),
+            ratio_figure("scoring.forward_over_two_forwards", seconds[1], 2 * seconds[0]),
+            ratio_figure("scoring.backward_over_two_forwards", seconds[2], 2 * seconds[0]),
         ],
     )
 
@@ -102,12 +102,6 @@ def interleaved(functions: list[Callable[[], None]], repeats: int) -> np.ndarray
             function()
             seconds[i, repeat] = time.perf_counter() - start
     return seconds[:, 1:]
-
-
-def _ratio(name: str, seconds: np.ndarray, against: np.ndarray) -> dict[str, object]:
-    ratios = seconds / against
-    low, high = np.quantile(ratios, [0.25, 0.75])
-    return figure(name, float(np.median(ratios)), "ratio, quartiles", float(low), float(high))
 
 
 if __name__ == "__main__":

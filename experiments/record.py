@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,15 @@ def figure(
     }
 
 
+def ratio_figure(name: str, seconds: np.ndarray, against: np.ndarray) -> dict[str, Any]:
+    """The median of the repeats' ratios with its quartiles."""
+    count = min(len(seconds), len(against))
+    ratios = seconds[:count] / against[:count]
+    low, high = np.quantile(ratios, [0.25, 0.75])
+    unit = f"ratio, quartiles of {count} repeats"
+    return figure(name, float(np.median(ratios)), unit, float(low), float(high))
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a JSONL file; none where it is not there yet."""
     if not path.exists():
@@ -72,6 +83,7 @@ def command() -> str:
     return " ".join(["python", str(script), *sys.argv[1:]])
 
 
+@cache
 def commit() -> str:
     """The commit that was measured, marked where the working tree differs from it.
 

@@ -110,7 +110,7 @@ CELLS = (
     Cell(
         "longer",
         "mixed.2m.8m",
-        (2, 3, 4),  # baselines' random@4 serves
+        (2, 3, 4),  # budgets' random@4 serves
         arms=("top-8epochs@4", "dsir-8epochs@4", "random@4"),
     ),
     Cell(
@@ -210,9 +210,8 @@ def add_lines(path: Path, lines: Iterable[Line]) -> None:
     def key(line: Line) -> tuple[str, str, str, int]:
         return line["place"], line["part"], line["arm"], line["seed"]
 
-    measured = list(lines)
     kept = {key(line): line for line in read_lines(path)}
-    for line in measured:
+    for line in lines:
         if line["losses"] != kept.get(key(line), {}).get("losses"):
             kept[key(line)] = line
     write_lines(path, [kept[k] for k in sorted(kept)])
@@ -241,8 +240,7 @@ def place_figures(place: str, lines: list[Line], mix: list[str]) -> Iterator[dic
         yield from rival_figures(losses, mix)
     for name in names_of(place):
         yield from difference_figures(name, losses, mix, random_arm(place))
-        if random_arm(place) == "random":  # elsewhere random was trained at one budget
-            yield from multiplier_figures(name, losses, costs, mix)
+        yield from multiplier_figures(name, losses, costs, mix)
 
 
 def names_of(place: str) -> list[str]:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from dsdm.lm.memory import MALLOC_SETTINGS
+
 PROGRAM = """
 import resource, sys
 import numpy as np
@@ -19,7 +21,7 @@ for _ in range(20):
     np.ones(1 << 23)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(MALLOC_SETTINGS)}
 ENVIRONMENT["NUMPY_MADVISE_HUGEPAGE"] = (
     "0"  # a huge page, which is not always to be had, faults once
 )

@@ -116,7 +116,7 @@ def test_a_source_matched_arm_matches_a_selection_by_any_rule(
         chosen = sorted(candidates_of(ruled, name))
         return np.bincount(scores.sources[chosen], scores.num_tokens[chosen], 2)
 
-    # Two epochs of another budget's tokens: an arm's last row may be cut in either.
+    # What is left of a budget is smaller than a candidate, in either arm.
     assert np.abs(shares("top") - shares("source-matched")).max() <= 2 * scores.num_tokens.max()
 
 

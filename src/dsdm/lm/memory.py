@@ -10,6 +10,8 @@ KEPT_BYTES = 1 << 30
 """Freed memory at the end of the heap that is kept; glibc keeps 64 MiB at most by itself."""
 HEAP_BYTES = 1 << 28
 """Below this size a tensor lies on the heap; glibc maps those above 32 MiB by themselves."""
+MALLOC_SETTINGS = ("MALLOC_", "GLIBC_TUNABLES")
+"""How names in the environment begin that say how malloc is to work."""
 OLD_HEAP_BYTES = 1 << 25
 """The most that older releases of glibc take."""
 
@@ -21,7 +23,7 @@ def keep_freed_memory() -> None:
     find and clear the same pages for the next step (experiments/bench_allocator.py). Does nothing
     where the environment says how malloc is to work, and where the C library is another.
     """
-    is_said = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    is_said = any(name.startswith(MALLOC_SETTINGS) for name in os.environ)
     if is_said or sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -24,6 +24,9 @@ from dsdm.pipeline.work import Work
 from dsdm.pipeline.workers import HERE, Maker, Workers
 from dsdm.pipeline.workers import workers as start_workers
 
+Announce = Callable[[str, int, int], None]
+"""Called after each stage with its name, the artifacts made now, and all of them."""
+
 
 def _works_of_replicates(maker: Maker, run: Run) -> Iterator[Work]:
     for replicate in run.replicates:
@@ -69,7 +72,7 @@ def run_experiment(
     *,
     until: str | None = None,
     workers: Workers = HERE,
-    announce: Callable[[str, int, int], None] = lambda stage, made, total: None,
+    announce: Announce = lambda stage, made, total: None,
 ) -> Run:
     """Every stage that is missing, in order, up to and with `until`.
 
@@ -85,17 +88,11 @@ def run_experiment(
     check_stage(until)
     run = Run(experiment)
     with alone_in(run.folder):
-        make_stages(run, until=until, workers=workers, announce=announce)
+        make_stages(run, until, workers, announce)
     return run
 
 
-def make_stages(
-    run: Run,
-    *,
-    until: str | None = None,
-    workers: Workers = HERE,
-    announce: Callable[[str, int, int], None] = lambda stage, made, total: None,
-) -> None:
+def make_stages(run: Run, until: str | None, workers: Workers, announce: Announce) -> None:
     """`run_experiment` for who is `alone_in` the run's folder."""
     experiment = run.experiment
     run.remember_pool()
@@ -159,6 +156,7 @@ def check_stage(stage: str | None) -> None:
 
 __all__ = [
     "STAGES",
+    "Announce",
     "Run",
     "Status",
     "Workers",

@@ -1,7 +1,7 @@
 """A check of a run: makes what it needs, measures, and says whether to trust the scores."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dsdm.artifacts import Draft, disk_errors, load_manifest, write_json
 from dsdm.datamodel.config import LESS, MIX
 from dsdm.errors import ArtifactError, ConfigError, NumericalError
 from dsdm.experiment import Experiment, record_experiment, save_experiment
-from dsdm.pipeline import make_stages
+from dsdm.pipeline import Announce, make_stages
 from dsdm.pipeline.check_stages import (
     BEFORE,
     FOLDER,
@@ -43,8 +43,6 @@ CHECK = "check.json"
 VERDICT = "verdict"
 """Folder of CHECK."""
 WORKS = {"samples": samples_work, "halves": halves_work, "probes": probes_work}
-
-Announce = Callable[[str, int, int], None]
 
 
 def run_check(
@@ -128,7 +126,7 @@ def _make_directions(
     with disk_errors(described):
         if not described.exists():
             save_experiment(experiment, described)
-        make_stages(run, until="directions", workers=workers, announce=announce)
+        make_stages(run, "directions", workers, announce)
         # Described as the user has it, not as what the check needs of it.
         record_experiment(experiment, described)
 

@@ -1,6 +1,5 @@
 """One command at a time in a run folder."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,6 @@ from dsdm.artifacts import disk_errors
 from dsdm.errors import ArtifactError
 
 LOCK = ".lock"
-HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
-"""What `flock` says where another process has the lock."""
 
 
 @contextmanager
@@ -43,11 +40,10 @@ def _take(lock: int, folder: Path) -> None:
         import fcntl
 
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
+    except (BlockingIOError, PermissionError) as error:  # another process has it
+        raise ArtifactError(
+            f"{folder}: another command is at work in this run, and two would overwrite each "
+            "other's drafts. Wait for it or stop it; or give this one another `run` folder."
+        ) from error
+    except (ImportError, OSError):
         return
-    except OSError as error:
-        if error.errno in HELD:
-            raise ArtifactError(
-                f"{folder}: another command is at work in this run, and two would overwrite each "
-                "other's drafts. Wait for it or stop it; or give this one another `run` folder."
-            ) from error

@@ -10,7 +10,7 @@ from dsdm.errors import ArtifactError, ConfigError
 from dsdm.experiment import Experiment, load_recorded
 from dsdm.pipeline.data_stages import examples_work, overlap_work, tokenizer_work
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.score_stages import first_sizes, screening_of
+from dsdm.pipeline.score_stages import first_sizes
 from dsdm.pipeline.select_stages import merged_scores_work, reselect_work
 from dsdm.pipeline.work import finished_counts, perform
 from dsdm.selection.rules import selected_share
@@ -70,11 +70,11 @@ def _load(
     replaced += [(f"selection.{name}", str(value)) for name, value in budget.items()]
     replaced += [(f"selection.{name.removeprefix('selection.')}", v) for name, v in overrides]
     # What was screened is decided, whatever another budget would have had screened.
-    run = Run(recorded)
-    screening = screening_of(run)
+    sizes = first_sizes(Run(recorded))
+    screening = recorded.screening(*sizes)
     if screening is not None:
         unscreened = load_recorded(path, [*replaced, ("scores.screening", "null")])
-        wanted = selected_share(unscreened.selection, *first_sizes(run))
+        wanted = selected_share(unscreened.selection, *sizes)
         if wanted > screening.share:
             raise ConfigError(
                 f"{scores}: {wanted:.1%} of the pool is wanted, and the best {screening.share:.1%} "
