@@ -26,8 +26,8 @@ OWN_FLAGS = (
 SETTINGS = """\
 Any setting of the experiment may be given behind it, such as
   dsdm run my.yaml --proxies.count 4 --selection.fraction 0.05
-Stages, in order: tokenizer examples targets overlap proxies directions screening scores selection
-  dataset baselines heldout tuning models evaluations shared
+Stages, in order: tokenizer examples targets overlap topics proxies directions screening scores
+  selection dataset baselines heldout tuning models evaluations shared
 """
 DESCRIPTION = "Choose the training data that makes your language model better at your tasks."
 

@@ -2,10 +2,22 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from dsdm.datamodel.topics import NO_TOPICS, ROWS_A_TOPIC, Topics, fit_topics
+from dsdm.datamodel.topics import (
+    GROUPS,
+    NO_TOPICS,
+    ROWS_A_TOPIC,
+    TEXTS_A_GROUP,
+    Topics,
+    fit_groups,
+    fit_topics,
+    load_groups,
+)
+from dsdm.errors import ArtifactError
 
 Texts = list[list[int]]
 
@@ -62,3 +74,36 @@ def test_a_few_rows_have_no_topics() -> None:
 def test_seeds_beyond_32_bits_are_taken() -> None:
     sample = random_texts(100, range(30), seed=4)
     assert isinstance(fit_topics(*flat(sample), seed=2**63 - 1), Topics)
+
+
+def kinds_of_texts(count: int, seed: int) -> tuple[Texts, np.ndarray]:
+    """Texts of three kinds that share a third of their words, and the kind of each."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, 3, count)
+    texts = [
+        [*rng.integers(0, 20, 8), *(20 + 20 * kind + rng.integers(0, 20, 16))] for kind in kinds
+    ]
+    return texts, kinds
+
+
+def test_texts_of_one_kind_are_in_one_group(tmp_path: Path) -> None:
+    groups = fit_groups(*flat(kinds_of_texts(3 * TEXTS_A_GROUP, seed=0)[0]), seed=0)
+    groups.save(tmp_path)
+    texts, kinds = kinds_of_texts(100, seed=1)
+    found = load_groups(tmp_path).of(*flat(texts))
+    assert len(groups) == 3
+    assert len(set(zip(found.tolist(), kinds.tolist(), strict=True))) == 3
+    assert groups.of(*flat([[], *texts]))[1:].tolist() == found.tolist()
+
+
+def test_a_few_texts_are_one_group() -> None:
+    texts = random_texts(2 * TEXTS_A_GROUP - 1, range(30), seed=3)
+    groups = fit_groups(*flat(texts), seed=0)
+    assert len(groups) == 1
+    assert not groups.of(*flat(texts)).any()
+
+
+def test_damaged_groups_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / GROUPS).write_bytes(b"no archive")
+    with pytest.raises(ArtifactError, match=r"groups\.npz: can't be read"):
+        load_groups(tmp_path)

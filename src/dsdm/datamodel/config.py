@@ -15,6 +15,8 @@ METAGRADIENT = "metagradient"
 ESTIMATOR_NAMES = ("ekfac", "gradient", "less", "metagradient", "trak")
 DEFAULT_DAMPING = {"ekfac": 0.1, "trak": 10.0}
 """Of the estimators that have a curvature: see docs/method.md."""
+DEFAULT_SHRINKAGE = {"ekfac": 0.6}
+"""Of slopes; other estimators' scores stay as they are: see docs/method.md."""
 
 MIX = "mix"
 """What the weighted sum of all targets is called where a target's name is asked for."""
@@ -90,7 +92,7 @@ class ScreeningConfig(Config):
 class ScoresConfig(Config):
     """How candidates are scored."""
 
-    LATER = frozenset({"cosine", "screening"})
+    LATER = frozenset({"cosine", "screening", "shrinkage"})
 
     method: Literal["auto", "forward", "backward"] = "auto"
     """`forward` for few directions, `backward` for many; `auto` takes the cheaper. Backward
@@ -106,6 +108,9 @@ class ScoresConfig(Config):
     """Score only the candidates that could be selected, which needs forward scores of the mix
     alone; `auto` does where that holds, the pool has 20,000 candidates and at most a tenth of it is
     selected, by scores alone; None: score all."""
+    shrinkage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """How far a candidate's score is drawn towards the mean of candidates about the same topics;
+    None: 0.6 of the way for `ekfac`, not at all for other estimators and for cosines."""
     effect_nats: float = 0.02
     """Largest forward step: the standard deviation of its effect on the calibration rows' outputs.
     A quarter and a sixteenth of it are tried too, and the best is taken."""
@@ -117,6 +122,13 @@ class ScoresConfig(Config):
     """Tokens in one forward pass, padding included; on the CPU 4,096 are the most."""
     precision: Precision = "auto"
     """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""
+
+
+def shrinkage_of(config: ScoresConfig, estimator: str) -> float:
+    """How far the scores of one estimator are drawn towards the means of their groups."""
+    if config.shrinkage is not None:
+        return config.shrinkage
+    return 0.0 if config.cosine else DEFAULT_SHRINKAGE.get(estimator, 0.0)
 
 
 def example_name(target: str, number: int) -> str:

@@ -1,15 +1,29 @@
-"""What a row is about, by the tokens in it: latent semantic analysis of a sample's rows."""
+"""What a text is about, by the tokens in it: latent semantic analysis of a sample's texts.
+
+Screening predicts a row by its topics; scores are drawn towards the mean of candidates of about the
+same topics, which k-means puts into groups.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
+from dsdm.errors import ArtifactError
+
 MOST = 64
 """Topics. Of 16, 32, 64 and 128 it was best on the comparison's pool (LOG.md, 2026-11-29)."""
 ROWS_A_TOPIC = 20
 """Rows of the sample that a topic needs."""
+MOST_GROUPS = 16
+TEXTS_A_GROUP = 100
+"""Texts of the sample that a group needs."""
+RESTARTS = 4
+"""Of k-means, from other centres each; the best is kept."""
+GROUPS = "groups.npz"
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,67 @@ def fit_topics(
     analysis = TruncatedSVD(count, random_state=seed % 2**32)
     analysis.fit(_weighted(counts, rarity))
     return Topics(rarity, np.asarray(analysis.components_.T))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Texts of about the same topics, told by the nearest centre."""
+
+    topics: Topics
+    centres: Float[np.ndarray, "groups topics"]
+
+    def __len__(self) -> int:
+        """How many groups there are, one at least."""
+        return max(len(self.centres), 1)
+
+    def of(
+        self, row: Int[np.ndarray, " n"], token: Int[np.ndarray, " n"], num_rows: int
+    ) -> Int[np.ndarray, " rows"]:
+        """The group of each text; arguments as of `Topics.of`."""
+        if len(self) == 1:
+            return np.zeros(num_rows, np.int16)
+        about = _of_norm_one(self.topics.of(row, token, num_rows))
+        squares = (self.centres**2).sum(1)
+        return np.asarray(np.argmin(squares - 2 * about @ self.centres.T, axis=1), np.int16)
+
+    def save(self, folder: Path) -> None:
+        """Writes what tells the groups apart into a folder."""
+        np.savez(folder / GROUPS, centres=self.centres, **vars(self.topics))
+
+
+def load_groups(folder: Path) -> Groups:
+    """The groups that `save` wrote.
+
+    Raises:
+        ArtifactError: they are missing or damaged.
+    """
+    try:
+        with np.load(folder / GROUPS) as arrays:
+            topics = Topics(arrays["rarity"], arrays["components"])
+            return Groups(topics, arrays["centres"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ArtifactError(
+            f"{folder / GROUPS}: can't be read ({error}). Delete {folder}."
+        ) from error
+
+
+def fit_groups(
+    row: Int[np.ndarray, " n"], token: Int[np.ndarray, " n"], num_rows: int, seed: int
+) -> Groups:
+    """The groups of some texts, as few as there are texts for; arguments as of `Topics.of`."""
+    from sklearn.cluster import KMeans
+
+    count = min(MOST_GROUPS, num_rows // TEXTS_A_GROUP)
+    topics = fit_topics(row, token, num_rows, seed) if count > 1 else NO_TOPICS
+    if topics is NO_TOPICS:
+        return Groups(NO_TOPICS, np.zeros((0, 0)))
+    about = _of_norm_one(topics.of(row, token, num_rows))
+    means = KMeans(count, n_init=RESTARTS, random_state=seed % 2**32).fit(about)
+    return Groups(topics, np.asarray(means.cluster_centers_))
+
+
+def _of_norm_one(about: Float[np.ndarray, "rows topics"]) -> Float[np.ndarray, "rows topics"]:
+    return np.asarray(about / np.maximum(np.linalg.norm(about, axis=1, keepdims=True), 1e-12))
 
 
 def _counts(

@@ -7,6 +7,7 @@ from dsdm.datamodel.config import (
     ScreeningConfig,
     scored_targets,
     scores_forward,
+    shrinkage_of,
 )
 from dsdm.datamodel.curvature_costs import FACTOR_PASSES, curvature_flops, sample_passes
 from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
@@ -21,6 +22,8 @@ LOGITS_HELD = 6
 """Copies of a batch's logits that an exact slope holds."""
 EXPORT_SECONDS_A_BYTE = 2e-8
 """To read the pool once more and write what is selected."""
+TOPICS_SECONDS_A_TOKEN = 8e-7
+"""To count a candidate's tokens and take them to its topics."""
 SCORES_SECONDS_A_CANDIDATE = 1e-5
 """To write, merge and sort the scores."""
 TABLE_BYTES = 20
@@ -48,6 +51,7 @@ def stage_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
         "examples": _examples(measured),
         "targets": Cost(seconds=measured.targets.seconds, memory=base),
         "overlap": Cost(seconds=measured.overlap_seconds * pool.tokens, memory=base),
+        "topics": _topics(experiment, measured),
         "proxies": _proxies(experiment, measured).times(num_replicates(experiment)),
         "directions": _directions(experiment, measured).times(num_replicates(experiment)),
         "screening": _screening(experiment, measured).times(num_replicates(experiment)),
@@ -65,6 +69,18 @@ def _examples(measured: Measured) -> Cost:
         seconds=pool.seconds_a_token * pool.tokens,
         disk=token_bytes * pool.tokens + LINE_BYTES * pool.documents + 20 * pool.rows,
         memory=measured.speed.base_bytes + 30 * pool.rows,
+    )
+
+
+def _topics(experiment: Experiment, measured: Measured) -> Cost:
+    """Nothing where no scores are drawn towards the means of their groups."""
+    pool = measured.pool
+    if not any(shrinkage_of(experiment.scores, method) for method in experiment.estimators):
+        return Cost()
+    return Cost(
+        seconds=TOPICS_SECONDS_A_TOKEN * pool.tokens,
+        disk=2 * num_candidates(experiment, pool),
+        memory=measured.speed.base_bytes,
     )
 
 

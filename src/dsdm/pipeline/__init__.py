@@ -17,6 +17,7 @@ from dsdm.pipeline import (
     score_stages,
     select_stages,
     share_stages,
+    topic_stages,
 )
 from dsdm.pipeline.lock import alone_in
 from dsdm.pipeline.run import Run
@@ -43,6 +44,7 @@ STAGES: dict[str, tuple[Maker, ...]] = {
     "examples": (data_stages.examples_work,),
     "targets": (data_stages.targets_work,),
     "overlap": (data_stages.overlap_work,),
+    "topics": (topic_stages.groups_work, topic_stages.topics_work),
     "proxies": (_renewed(model_stages.proxies_work),),
     "directions": (_renewed(model_stages.directions_work),),
     "screening": (_renewed(score_stages.screening_work),),

@@ -64,7 +64,7 @@ def selection_cost(run_folder: Path, method: str, *, needs_proxies: bool = False
         needed += ["proxies"] * needs_proxies + [f"baselines/{method}"]
     else:
         needed += ["proxies", f"directions/{method}", f"scores/{method}"]
-        needed += [f"screening/{method}"] * (f"screening/{method}" in costs)
+        needed += [name for name in (f"screening/{method}", "topics") if name in costs]
     missing = [name for name in needed if name not in costs]
     if missing:
         raise ArtifactError(

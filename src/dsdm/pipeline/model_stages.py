@@ -66,7 +66,9 @@ def directions_work(run: Run) -> Iterator[Work]:
                 "estimator": method,
                 "weights": target_weights(run),
                 "directions": _without(experiment.directions, "estimators"),
-                "scores": msgspec.structs.replace(experiment.scores, screening=AUTO),
+                "scores": msgspec.structs.replace(
+                    experiment.scores, screening=AUTO, shrinkage=None
+                ),
             }
             if checkpoints > 1:
                 config["checkpoint"] = number % checkpoints

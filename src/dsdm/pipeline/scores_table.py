@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from dsdm.data.examples import Examples, Shard
 from dsdm.datamodel.config import LESS, METAGRADIENT, MIX
+from dsdm.datamodel.shrinkage import GroupMoments, shrunk
 from dsdm.errors import ArtifactError
 from dsdm.selection import Scores
 from dsdm.selection.score_files import storage
@@ -139,16 +140,66 @@ def candidate_means(
     return np.divide(sums, total, out=np.zeros(num_candidates), where=total > 0)
 
 
-def merge_scores(shards: Sequence[Sequence[Path]], path: Path) -> int:
+@dataclass(frozen=True)
+class Shrinkage:
+    """How scores are drawn towards the means of their groups when they are merged."""
+
+    by_method: Mapping[str, float]
+    """How far, of 1, for each method that is drawn at all."""
+    group: Int[np.ndarray, " candidates"]
+    """The group of each candidate of the pool."""
+
+    def of(self, column: str) -> float:
+        """How far the scores in a column are drawn."""
+        method, _, rest = column.partition(".")
+        return 0.0 if rest == PREDICTED else self.by_method.get(method, 0.0)
+
+
+def merge_scores(
+    shards: Sequence[Sequence[Path]], path: Path, shrinkage: Shrinkage | None = None
+) -> int:
     """Writes all score files as one, streaming; returns the number of lines.
 
     Args:
         shards: For each shard in order, the folder of each method.
         path: The Parquet file to write: provenance, each METHOD, each METHOD.PROXY.TARGET.
+        shrinkage: How far scores are drawn towards the means of their groups; None: not at all.
     """
-    # Nothing was scored of a shard without candidates, so its file names no method.
-    tables = (table for folders in shards for table in _read_beside(folders) if len(table))
-    return _write_tables(tables, path)
+
+    def tables() -> Iterator[pa.Table]:
+        # Nothing was scored of a shard without candidates, so its file names no method.
+        return (table for folders in shards for table in _read_beside(folders) if len(table))
+
+    # Drawn to one point, candidates keep their order: then they keep their scores.
+    if shrinkage is None or not shrinkage.group.any():
+        return _write_tables(tables(), path)
+    means = _group_means(tables(), shrinkage)
+    return _write_tables((_shrunk(table, shrinkage, means) for table in tables()), path)
+
+
+def _group_means(
+    tables: Iterable[pa.Table], shrinkage: Shrinkage
+) -> dict[str, Float[np.ndarray, " groups"]]:
+    """By column, what the scores of each group are drawn towards."""
+    num_groups = int(shrinkage.group.max(initial=0)) + 1
+    moments: dict[str, GroupMoments] = {}
+    for table in tables:
+        group = shrinkage.group[table["candidate"].to_numpy()]
+        for name in filter(shrinkage.of, table.column_names):
+            of_column = moments.setdefault(name, GroupMoments(num_groups))
+            of_column.add(group, table[name].to_numpy())
+    return {name: of_column.means() for name, of_column in moments.items()}
+
+
+def _shrunk(
+    table: pa.Table, shrinkage: Shrinkage, means: Mapping[str, Float[np.ndarray, " groups"]]
+) -> pa.Table:
+    group = shrinkage.group[table["candidate"].to_numpy()]
+    for name, of_group in means.items():
+        values = shrunk(table[name].to_numpy(), group, of_group, shrinkage.of(name))
+        number = table.column_names.index(name)
+        table = table.set_column(number, name, pa.array(values.astype(np.float32)))
+    return table
 
 
 def load_scores(path: Path, method: str, fingerprint: str) -> Scores:

@@ -14,7 +14,14 @@ from dsdm.data.export import export_dataset
 from dsdm.pipeline.data_stages import examples_work
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.score_stages import scores_work
-from dsdm.pipeline.scores_table import PROVENANCE, SCORES, load_scores, merge_scores
+from dsdm.pipeline.scores_table import (
+    PROVENANCE,
+    SCORES,
+    Shrinkage,
+    load_scores,
+    merge_scores,
+)
+from dsdm.pipeline.topic_stages import group_of_candidate, shrinkages, topics_work
 from dsdm.pipeline.work import Work, fingerprints
 from dsdm.selection import Scores, SelectionConfig, select
 from dsdm.selection.score_files import read_scores, write_chosen
@@ -25,7 +32,9 @@ SELECTION = "selection.parquet"
 
 def merged_scores_work(run: Run) -> Iterator[Work]:
     """All shards' scores in one file."""
-    inputs = fingerprints(list(scores_work(run)))
+    inputs = fingerprints([*scores_work(run), *topics_work(run)])
+    # No setting of the scores themselves: they are drawn to other means in seconds.
+    inputs |= {f"shrinkage of {method}": f"{by:g}" for method, by in shrinkages(run).items()}
     yield Work(
         "scores",
         run.folder / "scores" / "all",
@@ -106,7 +115,8 @@ def _merge(run: Run, draft: Draft) -> None:
     methods = run.experiment.estimators
     folder = run.folder / "scores"
     shards = [[folder / method / shard.name for method in methods] for shard in run.shards]
-    draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES)
+    shrinkage = Shrinkage(shrinkages(run), group_of_candidate(run)) if shrinkages(run) else None
+    draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES, shrinkage)
 
 
 def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:

@@ -1,0 +1,96 @@
+"""Scores that are drawn towards the means of their groups, from file to selection."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dsdm.data.examples import Unit
+from dsdm.datamodel.shrinkage import GroupMoments
+from tests.data.pools import write_jsonl
+from tests.tiny_runs import Dsdm, target_records, write_experiment
+
+METHOD_COLUMNS = ("ekfac", "ekfac.0.words", "ekfac.1.words", "ekfac.0.mix", "ekfac.1.mix")
+
+
+def write_kinds(folder: Path, count: int) -> Path:
+    """A pool with two files of each of two kinds of text, and an experiment that groups them."""
+    rng = np.random.default_rng(0)
+    (folder / "pool").mkdir()
+    for name in ("a1", "b1", "a2", "b2"):
+        words = [f"{name[0]}{i}" for i in range(20)]
+        records = [{"text": " ".join(rng.choice(words, 12))} for _ in range(count)]
+        write_jsonl(folder / "pool" / f"{name}.jsonl", records)
+    write_jsonl(folder / "target.jsonl", target_records(20))
+    return write_experiment(
+        folder,
+        proxies={"count": 2},
+        scores={"per_target": True, "method": "backward"},
+        examples={"unit": "document"},
+    )
+
+
+def merged(run: Path) -> pa.Table:
+    return pq.read_table(run / "scores" / "all" / "scores.parquet")
+
+
+def as_scored(run: Path) -> pa.Table:
+    files = sorted((run / "scores" / "ekfac").glob("*/scores.parquet"))
+    return pa.concat_tables([pq.read_table(file) for file in files])
+
+
+def groups(run: Path) -> np.ndarray:
+    return np.concatenate([np.load(f) for f in sorted(run.glob("topics/0*/group.npy"))])
+
+
+@pytest.mark.parametrize("unit", ["document", "row"])
+def test_merged_scores_are_drawn_towards_the_means_of_like_texts(
+    tmp_path: Path, dsdm: Dsdm, unit: Unit
+) -> None:
+    experiment, run = write_kinds(tmp_path, 80), tmp_path / "run"
+    code, _, err = dsdm("run", experiment, "--examples.unit", unit)
+    assert code == 0, err
+    group, before, after = groups(run), as_scored(run), merged(run)
+    is_a = np.array([source.startswith("a") for source in before["source"].to_pylist()])
+    assert len(group) == len(is_a) >= 200
+    if unit == "document":
+        assert set(group[is_a]).isdisjoint(group[~is_a])
+    for name in METHOD_COLUMNS:
+        scores, moments = before[name].to_numpy(), GroupMoments(int(group.max()) + 1)
+        moments.add(group, scores)
+        expected = 0.4 * scores + 0.6 * moments.means()[group]
+        np.testing.assert_allclose(after[name].to_numpy(), expected, rtol=1e-5, atol=1e-6)
+    others = [name for name in after.column_names if not name.startswith("ekfac")]
+    assert after.select(others).equals(before.select(others))
+
+
+def test_another_shrinkage_scores_nothing_again(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment, run = write_kinds(tmp_path, 60), tmp_path / "run"
+    assert dsdm("run", experiment)[0] == 0
+    made = {file: file.stat().st_mtime_ns for file in run.rglob("ekfac/*/_manifest.json")}
+    code, _, err = dsdm("run", experiment, "--scores.shrinkage", 0)
+    assert code == 0, err
+    assert made == {file: file.stat().st_mtime_ns for file in run.rglob("ekfac/*/_manifest.json")}
+    for name in METHOD_COLUMNS:
+        assert merged(run)[name].equals(as_scored(run)[name])
+
+
+def test_a_later_file_is_sorted_into_the_groups_of_the_first(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment, run = write_kinds(tmp_path, 60), tmp_path / "run"
+    assert dsdm("run", experiment)[0] == 0
+    before = groups(run)
+    text = (tmp_path / "pool" / "a1.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "pool" / "c.jsonl").write_text(text.replace("a1", "a2"), encoding="utf-8")
+    assert dsdm("run", experiment)[0] == 0
+    after = groups(run)
+    np.testing.assert_array_equal(after[: len(before)], before)
+    assert len(after) == len(merged(run)) > len(before)
+
+
+def test_texts_of_one_group_keep_their_scores(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment, run = write_kinds(tmp_path, 40), tmp_path / "run"
+    assert dsdm("run", experiment)[0] == 0
+    assert not groups(run).any()
+    assert merged(run)["ekfac"].equals(as_scored(run)["ekfac"])
