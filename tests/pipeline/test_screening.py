@@ -26,10 +26,14 @@ def scores_of(run: Path) -> dict[str, np.ndarray]:
 
 
 def run_both(folder: Path, dsdm: Dsdm, **settings: Any) -> tuple[np.ndarray, np.ndarray, str]:
-    """A full run's scores, a screened one's, and what the latter printed."""
-    assert dsdm("run", write_experiment(folder, **settings))[0] == 0
+    """A full run's slopes, a screened one's, and what the latter printed."""
+    scores = {"shrinkage": 0.0}
+    assert dsdm("run", write_experiment(folder, **settings, scores=scores))[0] == 0
     screened = write_experiment(
-        folder, **settings, run=str(folder / "screened"), scores={"screening": SCREENING}
+        folder,
+        **settings,
+        run=str(folder / "screened"),
+        scores=scores | {"screening": SCREENING},
     )
     code, out, err = dsdm("run", screened)
     assert code == 0, err
