@@ -50,6 +50,13 @@ METHODS = {
 }
 """What arms are called in the figures; others by their own name."""
 NATS = "nats a target token"
+SCORED_WHOLE = (
+    ("run", "../runs/comparison-whole"),
+    ("scores.per_target", "true"),
+    ("scores.screening", "null"),
+)
+SHARED = (*TEXTS, "heldout", "topics", "proxies")
+"""What the primary cell's run of a seed shares with the one that is scored whole."""
 PRIMARY = "mixed.2m.2m"
 TRANSFER = "singles"
 
@@ -87,25 +94,15 @@ CELLS = (
     ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
     Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
-        "bottom",
-        PRIMARY,
-        (0, 2, 3, 4),
-        arms=("bottom",),
-        overrides=(("run", "../runs/comparison-bottom"), ("scores.screening", "null")),
-        links=(*TEXTS, "heldout", "proxies", "directions"),
+        "bottom", PRIMARY, (2,), arms=("bottom",), overrides=SCORED_WHOLE, links=SHARED
     ),
     Cell(
         "singles",
         TRANSFER,
-        (0,),
+        (2,),
         arms=("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
-        overrides=(  # one proxy for all seeds, scored for each target by itself
-            ("run", "../runs/comparison-singles"),
-            ("scores.per_target", "true"),
-            ("scores.screening", "null"),
-            ("compare.seeds", "3"),
-            ("compare.heldout", "[]"),
-        ),
+        overrides=(*SCORED_WHOLE, ("compare.heldout", "[]")),
+        links=SHARED,
     ),
     Cell(
         "longer",
@@ -348,7 +345,7 @@ def transfer_figures(losses: Losses) -> Iterator[dict[str, Any]]:
             continue
         prefix = "transfer" if method == "top" else f"transfer_{method}"
         name = f"{prefix}.{chosen_for}.{line.target}"
-        yield difference_figure(name, line, " of the same proxy")
+        yield difference_figure(name, line)
 
 
 def method_of(arm: str) -> str:
