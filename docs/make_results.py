@@ -149,6 +149,12 @@ TABLES = (
         TASKS,
     ),
     Pivot(
+        "The same by DSIR",
+        "What its weights for one task select, measured on each.",
+        r"transfer_dsir\.(?P<row>[a-z_]+)\.(?P<column>[a-z_]+)",
+        TASKS,
+    ),
+    Pivot(
         "Predicting what retraining does",
         "Linear datamodeling scores: the rank correlation of what an estimator predicts for a "
         "random subset of the pool with the loss of models trained on it, mean of three targets "

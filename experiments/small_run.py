@@ -50,7 +50,12 @@ def small_experiment(world: Path, **changes: Any) -> Experiment:
             "projection": 3,
         },
         # Backward, so that both are scored in one pass, and a kill may fall between the two.
-        "scores": {"method": "backward", "precision": "float32", "calibration_rows": 20},
+        "scores": {
+            "method": "backward",
+            "precision": "float32",
+            "calibration_rows": 20,
+            "shrinkage": 0.5,
+        },
         "selection": {"fraction": 0.3},
         "drop_overlap": True,
         "share": {"to": str(world / "shared"), "parts": ["scores", "dataset"]},
