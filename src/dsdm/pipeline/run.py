@@ -172,6 +172,11 @@ class Run:
         return sum(shard.num_rows for pool, shard in pairs if pool.is_first)
 
     @cached_property
+    def num_first_candidates(self) -> int:
+        """Candidates of those shards."""
+        return int(self.examples.candidate_of_row[self.num_first_rows - 1]) + 1
+
+    @cached_property
     def droppable(self) -> np.ndarray:
         """Sorted candidates that share text with a target, where such are dropped."""
         if not self.experiment.drop_overlap:

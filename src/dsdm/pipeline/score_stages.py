@@ -148,7 +148,7 @@ def _screen(run: Run, method: str, screening: ScreeningConfig, draft: Draft) -> 
 
 def _usable_candidates(run: Run) -> AllBut:
     """Candidates of the first pool, in order, without those that are dropped."""
-    end = int(run.examples.candidate_of_row[run.num_first_rows - 1]) + 1
+    end = run.num_first_candidates
     return AllBut(run.examples, end, run.droppable[run.droppable < end])
 
 

@@ -55,12 +55,11 @@ def group_of_candidate(run: Run) -> Int[np.ndarray, " candidates"]:
 def _fit(run: Run, draft: Draft) -> None:
     from dsdm.datamodel.topics import fit_groups
 
-    examples = run.examples
-    num_first = int(examples.candidate_of_row[run.num_first_rows - 1]) + 1
+    num_first = run.num_first_candidates
     # The same for every seed of an experiment, which shares the pool.
     rng = np.random.default_rng(0)
     drawn = np.sort(rng.choice(num_first, min(num_first, MOST_SAMPLED), replace=False))
-    groups = fit_groups(*_words(examples, drawn), seed=0)
+    groups = fit_groups(*_words(run.examples, drawn), seed=0)
     groups.save(draft.path)
     draft.counts.update(candidates=len(drawn), groups=len(groups))
 

@@ -61,7 +61,7 @@ def held_out(run: Run) -> np.ndarray:
 
     # The pool of the first run: a slice that moved with the pool would be trained on.
     of_row = run.examples.candidate_of_row[: run.num_first_rows]
-    return held_out_candidates(of_row, int(of_row[-1]) + 1, count, seed=0)
+    return held_out_candidates(of_row, run.num_first_candidates, count, seed=0)
 
 
 def arm_scores(run: Run, arm: Arm) -> Scores:
