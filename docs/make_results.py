@@ -90,6 +90,7 @@ CALLED = {
     "lowloss": "lowest loss",
     "mix": "the three together",
     "mixed.2m.2m": "all sources",
+    "slopes.2m.2m": "all sources, without shrinkage",
     "mixed.2m.8m": "all sources, four times the training",
     "mixed.7m.2m": "all sources, a larger model",
     "multiplier_gross": "gross",
@@ -140,7 +141,7 @@ TABLES = (
         "Other pools, sizes and budgets",
         "The three targets together.",
         rf"compare\.(?P<column>[a-z0-9.]+)\.mix\.{METHOD}\.loss_minus_random",
-        ("mixed.2m.2m", "mixed.2m.8m", "mixed.7m.2m", "clean.2m.2m"),
+        ("mixed.2m.2m", "slopes.2m.2m", "mixed.2m.8m", "mixed.7m.2m", "clean.2m.2m"),
     ),
     Pivot(
         "Selected for one task, measured on each",

@@ -92,6 +92,14 @@ CELLS = (
         (0, 2, 3, 4),
         arms=("random", "random@2", "random@4"),
     ),
+    Cell(  # the same without shrinkage
+        "slopes",
+        "slopes.2m.2m",
+        (0, 1, 2, 3, 4),
+        arms=("top", "random", "source-matched"),
+        overrides=(("run", "../runs/comparison-slopes"), ("scores.shrinkage", "0")),
+        links=(*TEXTS, "heldout", "proxies", "directions", "screening"),
+    ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
     Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
         "bottom", PRIMARY, (2,), arms=("bottom",), overrides=SCORED_WHOLE, links=SHARED
