@@ -19,8 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from lds import KINDS, bank_config, read_losses
 from record import figure, write_figures
+from scipy import stats
 
 from dsdm.datamodel.config import DEFAULT_SHRINKAGE
+from dsdm.evaluation.intervals import CONFIDENCE
 from dsdm.experiment import load_experiment
 from dsdm.pipeline import Run, run_experiment
 from dsdm.pipeline.bank_scores import Rival, rival_scores
@@ -71,7 +73,7 @@ def main() -> None:
 def part_figures(
     run: Run, bank: Bank, slopes: Mapping[str, np.ndarray], prefix: str
 ) -> Iterator[dict[str, Any]]:
-    """What each part of the slopes counts for, with its standard error, by least squares."""
+    """What each part of the slopes counts for, by least squares, with Student's t-intervals."""
     source = run_scores(run, METHOD).sources[: bank.num_candidates]
     for kind in KINDS:
         part = bank.of_kind(kind)
@@ -83,11 +85,12 @@ def part_figures(
             inputs, gain = shares @ parts, -part.losses[target].mean(1)
             found = np.linalg.lstsq(inputs, gain, rcond=None)[0]
             left = gain - inputs @ found
-            variance = left @ left / (len(gain) - 3)
+            freedom = len(gain) - parts.shape[1]
+            variance = left @ left / freedom
             errors = np.sqrt(variance * np.diag(np.linalg.inv(inputs.T @ inputs)))
             for number, name in enumerate(("between_sources", "within_sources")):
-                ends = found[number] + errors[number] * np.array([-1.0, 1.0])
-                unit = f"of what the slopes say, {REGRESSED} proxies, standard errors"
+                ends = stats.t.interval(CONFIDENCE, freedom, found[number], errors[number])
+                unit = f"of what the slopes say, {REGRESSED} proxies"
                 place = f"{prefix}.{target}.{name}{KINDS[kind][1]}"
                 yield figure(place, float(found[number]), unit, *map(float, ends))
 
