@@ -166,6 +166,23 @@ def test_the_transfer_matrix_has_a_figure_for_each_pair(
     }
 
 
+def test_the_longer_cell_has_its_random_from_the_budgets(compare: ModuleType) -> None:
+    cost = {"flops": 1.0, "seconds": 1.0}
+    lines = [
+        {"place": place, "part": "tune", "arm": arm, "seed": seed, "losses": {"a": loss + seed}}
+        | {"training": cost, "selection": cost}
+        for place, arm, loss in (
+            (compare.PRIMARY, "random", 5.0),
+            (compare.PRIMARY, "random@4", 4.0),
+            (compare.LONGER, "top-8epochs@4", 3.5),
+        )
+        for seed in (0, 1)
+    ]
+    rows = {row["name"]: row["value"] for row in compare.all_figures(lines, "tune", ["a"])}
+    assert rows["compare.mixed.2m.8m.a.dsdm.loss_minus_random"] == pytest.approx(-0.5)
+    assert not any(name.startswith("compare.mixed.2m.2m.a.dsdm") for name in rows)
+
+
 def test_figures_of_the_tune_part_have_names_of_their_own(compare: ModuleType) -> None:
     assert compare.tune_name("primary.mix.dsdm.minus_dsir") == "primary_tune.mix.dsdm.minus_dsir"
 

@@ -58,6 +58,9 @@ SCORED_WHOLE = (
 SHARED = (*TEXTS, "heldout", "topics", "proxies")
 """What the primary cell's run of a seed shares with the one that is scored whole."""
 PRIMARY = "mixed.2m.2m"
+LONGER = "mixed.2m.8m"
+LONGER_RANDOM = "random@4"
+"""The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
 TRANSFER = "singles"
 
 Line = dict[str, Any]
@@ -112,11 +115,8 @@ CELLS = (
         overrides=(*SCORED_WHOLE, ("compare.heldout", "[]")),
         links=SHARED,
     ),
-    Cell(
-        "longer",
-        "mixed.2m.8m",
-        (2, 3, 4),  # budgets' random@4 serves
-        arms=("top-8epochs@4", "dsir-8epochs@4", "random@4"),
+    Cell(  # its random is the budgets cell's
+        "longer", LONGER, (2, 3), arms=("top-8epochs@4", "dsir-8epochs@4")
     ),
     Cell(
         "larger",
@@ -225,7 +225,7 @@ def add_lines(path: Path, lines: Iterable[Line]) -> None:
 def all_figures(lines: list[Line], part: str, mix: list[str]) -> Iterator[dict[str, Any]]:
     """Every figure of what was measured on one part."""
     for place in dict.fromkeys(line["place"] for line in lines):
-        of_place = [line for line in lines if line["place"] == place]
+        of_place = [line for line in lines if is_of(line, place)]
         measured = [line for line in of_place if line["part"] == part]
         if place == TRANSFER:
             yield from transfer_figures(losses_of(measured))
@@ -236,6 +236,12 @@ def all_figures(lines: list[Line], part: str, mix: list[str]) -> Iterator[dict[s
             for name in names_of(place):
                 random = random_arm(place)
                 yield from difference_figures(name, heldout, None, random, "heldout_mean")
+
+
+def is_of(line: Line, place: str) -> bool:
+    """Whether a model belongs to a place; of the primary cell's, one random does to two."""
+    also = LONGER if (line["place"], line["arm"]) == (PRIMARY, LONGER_RANDOM) else None
+    return place in (line["place"], also)
 
 
 def place_figures(place: str, lines: list[Line], mix: list[str]) -> Iterator[dict[str, Any]]:
@@ -255,7 +261,7 @@ def names_of(place: str) -> list[str]:
 
 def random_arm(place: str) -> str:
     """The arm that differences are to: random at the place's own budget."""
-    return "random@4" if place == "mixed.2m.8m" else "random"
+    return LONGER_RANDOM if place == LONGER else "random"
 
 
 def losses_of(lines: Iterable[Line]) -> Losses:
