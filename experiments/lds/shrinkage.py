@@ -33,7 +33,7 @@ from dsdm.trust.lds import lds_board
 
 METHOD = "ekfac"
 DEFAULT = DEFAULT_SHRINKAGE[METHOD]
-SHRINKAGES = (0.0, 0.4, 0.8, DEFAULT)
+SHRINKAGES = (0.0, 0.6, 0.8, DEFAULT)
 PROXIES = (1, 2, 4)
 REGRESSED = 2
 """Proxies whose scores are taken apart."""

@@ -60,7 +60,7 @@ def test_merged_scores_are_drawn_towards_the_means_of_like_texts(
     for name in METHOD_COLUMNS:
         scores, moments = before[name].to_numpy(), GroupMoments(int(group.max()) + 1)
         moments.add(group, scores)
-        expected = 0.4 * scores + 0.6 * moments.means()[group]
+        expected = 0.7 * scores + 0.3 * moments.means()[group]
         np.testing.assert_allclose(after[name].to_numpy(), expected, rtol=1e-5, atol=1e-6)
     others = [name for name in after.column_names if not name.startswith("ekfac")]
     assert after.select(others).equals(before.select(others))

@@ -15,7 +15,7 @@ METAGRADIENT = "metagradient"
 ESTIMATOR_NAMES = ("ekfac", "gradient", "less", "metagradient", "trak")
 DEFAULT_DAMPING = {"ekfac": 0.1, "trak": 10.0}
 """Of the estimators that have a curvature: see docs/method.md."""
-DEFAULT_SHRINKAGE = {"ekfac": 0.6}
+DEFAULT_SHRINKAGE = {"ekfac": 0.3}
 """Of slopes; other estimators' scores stay as they are: see docs/method.md."""
 
 MIX = "mix"
@@ -110,7 +110,7 @@ class ScoresConfig(Config):
     selected, by scores alone; None: score all."""
     shrinkage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """How far a candidate's score is drawn towards the mean of candidates about the same topics;
-    None: 0.6 of the way for `ekfac`, not at all for other estimators and for cosines."""
+    None: 0.3 of the way for `ekfac`, not at all for other estimators and for cosines."""
     effect_nats: float = 0.02
     """Largest forward step: the standard deviation of its effect on the calibration rows' outputs.
     A quarter and a sixteenth of it are tried too, and the best is taken."""
