@@ -122,7 +122,7 @@ CELLS = (
         "larger",
         "mixed.7m.2m",
         (0, 1, 2),
-        arms=("top", "dsir", "random"),
+        arms=("top", "dsir", "random", "random@2", "random@4"),
         overrides=(("compare.name", "larger"), ("compare.model", LARGER)),
     ),
     Cell("clean", "clean.2m.2m", (0, 1, 2), config="clean"),
