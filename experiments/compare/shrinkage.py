@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from linked import TEXTS, experiment_of_seed, link_parts
-from record import figure, read_lines, write_figures, write_lines
-from run import CELLS, HERE, NATS, experiment_of
+from record import read_lines, write_figures, write_lines
+from run import CELLS, HERE, difference_figure, experiment_of
 
 from dsdm.data.tasks import EXAMPLES
 from dsdm.datamodel.config import shrinkage_of
-from dsdm.evaluation.intervals import paired_t_interval
+from dsdm.evaluation.comparison import ALL_TARGETS, compare_losses
 from dsdm.experiment import Experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.losses import load_losses
@@ -34,6 +34,7 @@ PRIMARY = CELLS[0]
 LOSSES = HERE / "shrinkage_losses.jsonl"
 """Mean losses by task: one line for each shrinkage, seed and kind of task."""
 SHRINKAGES = (0.0, 0.3, 0.6)
+NONE = "0"
 SEEDS = (2, 3, 4)
 LINKED = (*TEXTS, "topics", "proxies", "directions", "screening", "scores")
 PER_PART = 100
@@ -108,28 +109,14 @@ def add_lines(shrinkage: float, seed: int, experiment: Experiment) -> None:
 
 def all_figures(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Each shrinkage's mean loss minus that of none, by kind of task, and the mean of both."""
-    means: dict[float, dict[str, dict[int, float]]] = {}
+    losses: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for line in lines:
-        by_kind = means.setdefault(line["shrinkage"], {})
-        by_kind.setdefault(line["kind"], {})[line["seed"]] = np.mean(list(line["losses"].values()))
-    for by_kind in means.values():
-        both = by_kind["targets"].keys() & by_kind["heldout"].keys()
-        by_kind["both"] = {seed: np.mean([by_kind[k][seed] for k in MEANS]) for seed in both}
-    for shrinkage, by_kind in means.items():
-        for kind, by_seed in by_kind.items():
-            seeds = sorted(by_seed.keys() & means.get(0, {}).get(kind, {}).keys())
-            if shrinkage and seeds:
-                less = np.array([by_seed[s] - means[0][kind][s] for s in seeds])
-                name = f"shrinkage_tune.{shrinkage:g}.{MEANS.get(kind, kind)}.minus_none"
-                yield difference_figure(name, less)
-
-
-def difference_figure(name: str, less: np.ndarray) -> dict[str, Any]:
-    """The mean over seeds, with its interval where there are several."""
-    if len(less) < 2:
-        return figure(name, float(less.mean()), f"{NATS}, one seed")
-    found = paired_t_interval(less)
-    return figure(name, found.mean, f"{NATS}, {len(less)} seeds", found.low, found.high)
+        by_kind = losses.setdefault(f"{line['shrinkage']:g}", {}).setdefault(line["seed"], {})
+        by_kind[MEANS[line["kind"]]] = np.array([np.mean(list(line["losses"].values()))])
+    for less in compare_losses(losses, NONE):
+        if less.difference is not None:
+            kind = "both" if less.target == ALL_TARGETS else less.target
+            yield difference_figure(f"shrinkage_tune.{less.arm}.{kind}.minus_none", less)
 
 
 if __name__ == "__main__":
