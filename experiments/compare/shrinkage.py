@@ -67,11 +67,9 @@ def unmeasured_examples(primary: Experiment) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     for task in primary.compare.heldout:
         assert task.file is not None
-        measured = {
-            json.loads(line)["where"].rpartition(":")[2]
-            for line in (primary.folder / "heldout" / task.name / EXAMPLES).open(encoding="utf-8")
-        }
-        lines = Path(task.file).read_text(encoding="utf-8").splitlines()
+        read = primary.folder / "heldout" / task.name / EXAMPLES
+        measured = {line["where"].rpartition(":")[2] for line in read_lines(read)}
+        lines = Path(task.file).read_text(encoding="utf-8").rstrip("\n").split("\n")
         known = {lines[int(number) - 1] for number in measured}
         rest = [line for line in lines if line not in known]
         if len(rest) >= 3 * PER_PART:
