@@ -25,7 +25,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/make_results.py
 	$(BIN)/python docs/make_performance.py
 
-bench: $(STAMP)
+bench: $(DEV_STAMP)
 	@set -e; for file in $(sort $(filter-out %bench_peers.py,$(wildcard experiments/bench_*.py))); do \
 	  echo "$$file"; $(BIN)/python "$$file"; \
 	done

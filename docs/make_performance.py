@@ -15,7 +15,7 @@ Figures = dict[str, dict[str, Any]]
 HEAD = """# Performance
 
 Written by `make docs` from `experiments/results/*.json`; `make bench` and
-`make bench-peers` measure the figures anew.
+`make bench-peers` measure most of the figures anew.
 Every number is a row of [results.md](results.md), with its interval, machine and commit.
 """
 PEERS_TEXT = """

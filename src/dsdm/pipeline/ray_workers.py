@@ -27,6 +27,7 @@ NO_MODEL = (
     "examples",
     "targets",
     "overlap",
+    "topics",
     "selection",
     "dataset",
     "heldout",
