@@ -21,4 +21,7 @@ def link_parts(run: Path, other: Path, names: Iterable[str]) -> None:
     """Gives `other` the named parts of `run` that it lacks, as hard links."""
     for name in names:
         if not (other / name).exists():
-            shutil.copytree(run / name, other / name, copy_function=os.link)
+            draft = other / f".{name}.draft"
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(run / name, draft, copy_function=os.link)
+            draft.rename(other / name)

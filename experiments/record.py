@@ -71,7 +71,9 @@ def write_figures(file: str, rows: list[dict[str, Any]]) -> None:
     """Replaces the rows of one file in experiments/results, and prints them."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{file}.json"
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)
     for row in rows:
         interval = "" if row["low"] is None else f"  [{row['low']:.4g}, {row['high']:.4g}]"
         print(f"{row['name']:50} {row['value']:.4g}{interval} {row['unit']}")

@@ -85,6 +85,16 @@ def test_a_cell_takes_over_what_the_primary_cell_has_finished(
     assert [path.name for path in folder.iterdir()] == ["proxies"]
 
 
+def test_a_link_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
+    linked = script("linked.py")
+    part = tmp_path / "run" / "proxies"
+    part.mkdir(parents=True)
+    (part / "weights").write_text("w")
+    (tmp_path / "other" / ".proxies.draft" / "half").mkdir(parents=True)
+    linked.link_parts(tmp_path / "run", tmp_path / "other", ["proxies"])
+    assert [path.name for path in (tmp_path / "other").rglob("*")] == ["proxies", "weights"]
+
+
 def test_every_set_up_of_the_check_can_be_read() -> None:
     check = script("check/check.py")
     experiments = [check.experiment_of(setup) for setup in check.SETUPS]

@@ -236,6 +236,14 @@ def test_scores_of_the_mix_alone_are_refused(run: Run) -> None:
         rival_scores(Run(experiment), Rival("gradient", 1), 80)
 
 
+def test_scores_of_other_settings_are_not_taken_for_these(run: Run) -> None:
+    settings = as_dict(run.experiment)
+    settings["scores"] |= {"shrinkage": 0.5}
+    experiment = parse_config(settings, Experiment, where="test")
+    with pytest.raises(ArtifactError, match="scores/all: is stale"):
+        rival_scores(Run(experiment), Rival("gradient", 1), 80)
+
+
 def test_settings_that_make_no_bank_are_refused() -> None:
     for fields in ({"share": 1.0}, {"halves": 1, "skewed": 0}, {"seeds": 0}, {"skew": 0}):
         with pytest.raises(ConfigError):

@@ -1,5 +1,6 @@
 """Scores that are drawn towards the means of their groups, from file to selection."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.data.examples import Unit
+from dsdm.datamodel import topics
 from dsdm.datamodel.shrinkage import GroupMoments
+from dsdm.pipeline.scores_table import PROVENANCE, SCORES, Shrinkage, merge_scores
 from tests.data.pools import write_jsonl
 from tests.tiny_runs import Dsdm, target_records, write_experiment
 
@@ -94,3 +97,31 @@ def test_texts_of_one_group_keep_their_scores(tmp_path: Path, dsdm: Dsdm) -> Non
     assert dsdm("run", experiment)[0] == 0
     assert not groups(run).any()
     assert merged(run)["ekfac"].equals(as_scored(run)["ekfac"])
+
+
+def test_dropped_candidates_are_drawn_and_draw_nobody(tmp_path: Path) -> None:
+    slopes, group = np.array([1.0, 3.0, 9.0, -4.0, -2.0]), np.array([0, 0, 0, 1, 1])
+    is_counted = np.array([True, True, False, True, True])
+    lines: dict[str, object] = {name: ["x"] * 5 for name in PROVENANCE} | {"candidate": range(5)}
+    (tmp_path / "part").mkdir()
+    pq.write_table(pa.table(lines | {"ekfac": slopes}), tmp_path / "part" / SCORES)
+    merge_scores(
+        [[tmp_path / "part"]], tmp_path / SCORES, Shrinkage({"ekfac": 1.0}, group, is_counted)
+    )
+    moments = GroupMoments(2)
+    moments.add(group[is_counted], slopes[is_counted])
+    found = pq.read_table(tmp_path / SCORES)["ekfac"].to_numpy()
+    np.testing.assert_allclose(found, moments.means()[group], rtol=1e-6)
+
+
+def test_a_long_text_is_sorted_by_its_first_tokens(
+    tmp_path: Path, dsdm: Dsdm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, run = write_kinds(tmp_path, 60), tmp_path / "run"
+    for path in sorted((tmp_path / "pool").glob("*.jsonl")):
+        texts = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
+        write_jsonl(path, [{"text": f"{text} {'b3 b4 ' * 40}"} for text in texts])
+    monkeypatch.setattr(topics, "MOST_TOKENS", 12)
+    assert dsdm("run", experiment, "--until", "topics")[0] == 0
+    by_file = np.split(groups(run), 4)
+    assert set(by_file[0]).isdisjoint(by_file[2])

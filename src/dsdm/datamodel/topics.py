@@ -14,13 +14,17 @@ from scipy import sparse
 
 from dsdm.errors import ArtifactError
 
-MOST = 64
-"""Topics. Of 16, 32, 64 and 128 it was best on the comparison's pool (LOG.md, 2026-11-29)."""
+MOST_TOPICS = 64
+"""Of 16, 32, 64 and 128 it was best on the comparison's pool (LOG.md, 2026-11-29)."""
 ROWS_A_TOPIC = 20
 """Rows of the sample that a topic needs."""
 MOST_GROUPS = 16
 TEXTS_A_GROUP = 100
 """Texts of the sample that a group needs."""
+MOST_TEXTS = 20_000
+"""Texts that groups are made of."""
+MOST_TOKENS = 1024
+"""Of a text, its first, that say which group it is in."""
 RESTARTS = 4
 """Of k-means, from other centres each; the best is kept."""
 GROUPS = "groups.npz"
@@ -61,7 +65,7 @@ def fit_topics(
     counts = _counts(row, token, num_rows, int(token.max(initial=-1)) + 1)
     has_token = counts.getnnz(axis=0)
     rarity = np.log((num_rows + 1) / (has_token + 1))
-    count = min(MOST, num_rows // ROWS_A_TOPIC, int(np.count_nonzero(has_token)) - 1)
+    count = min(MOST_TOPICS, num_rows // ROWS_A_TOPIC, int(np.count_nonzero(has_token)) - 1)
     if count < 1:
         return NO_TOPICS
     analysis = TruncatedSVD(count, random_state=seed % 2**32)
@@ -116,13 +120,15 @@ def fit_groups(
 ) -> Groups:
     """The groups of some texts, as few as there are texts for; arguments as of `Topics.of`."""
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     count = min(MOST_GROUPS, num_rows // TEXTS_A_GROUP)
     topics = fit_topics(row, token, num_rows, seed) if count > 1 else NO_TOPICS
     if topics is NO_TOPICS:
         return Groups(NO_TOPICS, np.zeros((0, 0)))
     about = _of_norm_one(topics.of(row, token, num_rows))
-    means = KMeans(count, n_init=RESTARTS, random_state=seed % 2**32).fit(about)
+    with threadpool_limits(1):  # Several threads add up in another order at every run.
+        means = KMeans(count, n_init=RESTARTS, random_state=seed % 2**32).fit(about)
     return Groups(topics, np.asarray(means.cluster_centers_))
 
 

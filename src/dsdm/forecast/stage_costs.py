@@ -12,6 +12,7 @@ from dsdm.datamodel.config import (
 from dsdm.datamodel.curvature_costs import FACTOR_PASSES, curvature_flops, sample_passes
 from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
 from dsdm.datamodel.screening import MOST_SAMPLED
+from dsdm.datamodel.topics import MOST_TEXTS, MOST_TOKENS
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, num_candidates, step_tokens
@@ -24,6 +25,8 @@ EXPORT_SECONDS_A_BYTE = 2e-8
 """To read the pool once more and write what is selected."""
 TOPICS_SECONDS_A_TOKEN = 8e-7
 """To count a candidate's tokens and take them to its topics."""
+TOPICS_BYTES_A_TOKEN = 30
+"""Of a token of the sample that groups are made of: its count, and what is made of it."""
 SCORES_SECONDS_A_CANDIDATE = 1e-5
 """To write, merge and sort the scores."""
 TABLE_BYTES = 20
@@ -77,10 +80,12 @@ def _topics(experiment: Experiment, measured: Measured) -> Cost:
     pool = measured.pool
     if not any(shrinkage_of(experiment.scores, method) for method in experiment.estimators):
         return Cost()
+    candidates = max(num_candidates(experiment, pool), 1)
+    read = min(candidates, MOST_TEXTS) * min(pool.tokens / candidates, MOST_TOKENS)
     return Cost(
         seconds=TOPICS_SECONDS_A_TOKEN * pool.tokens,
-        disk=2 * num_candidates(experiment, pool),
-        memory=measured.speed.base_bytes,
+        disk=2 * candidates,
+        memory=measured.speed.base_bytes + TOPICS_BYTES_A_TOKEN * read,
     )
 
 

@@ -7,6 +7,7 @@ each target is asked for alone, in a run of its own that shares pool and targets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import numpy as np
 
 from dsdm.artifacts import Draft
 from dsdm.baselines.config import BASELINE_NAMES
-from dsdm.errors import ConfigError
+from dsdm.errors import ArtifactError, ConfigError
 from dsdm.evaluation.multiplier import MethodCost
 from dsdm.pipeline.bank_stages import STAGE
 from dsdm.pipeline.baseline_stages import baseline_work
@@ -45,7 +46,12 @@ def cosine_work(run: Run) -> Iterator[Work]:
     examples = list(examples_work(run))
     gradients = [work for work in directions_work(run) if work.path.parent.name == "gradient"]
     proxies = list(proxies_work(run))
-    content = {"output": run.experiment.directions.output, "scores": run.experiment.scores}
+    scores = run.experiment.scores
+    content = {
+        "output": run.experiment.directions.output,
+        "batch_tokens": scores.batch_tokens,
+        "precision": scores.precision,
+    }
     for number, (proxy, gradient) in enumerate(zip(proxies, gradients, strict=False)):
         path = run.folder / STAGE / COSINE / str(number)
         inputs = fingerprints([proxy, gradient, *examples])
@@ -64,7 +70,7 @@ def rival_scores(run: Run, rival: Rival, num_candidates: int) -> dict[str, np.nd
 
     Raises:
         ConfigError: the run scores its targets' mix alone.
-        ArtifactError: a file of scores is missing.
+        ArtifactError: a file of scores is missing, or made with other settings.
     """
     if not run.experiment.scores.per_target:
         raise ConfigError(
@@ -104,20 +110,25 @@ def _made_with_proxies(run: Run, method: str) -> Iterator[Work]:
 
 def _scores(run: Run, rival: Rival, target: str) -> np.ndarray:
     if rival.method in BASELINE_NAMES:
-        path = baseline_work(_alone(run, target), rival.method).path / SCORES
+        path = _finished(baseline_work(_alone(run, target), rival.method)) / SCORES
         return load_scores(path, rival.method, "").values
-    columns = []
-    for number in range(rival.proxies):
-        path = _scores_file(run, rival.method, number)
-        columns.append(load_scores(path, f"{rival.method}.{number}.{target}", "").values)
+    if rival.method == COSINE:
+        paths = [_finished(work) for work in islice(cosine_work(run), rival.proxies)]
+    else:
+        (merged,) = merged_scores_work(run)
+        paths = [_finished(merged)] * rival.proxies
+    columns = [
+        load_scores(path / SCORES, f"{rival.method}.{number}.{target}", "").values
+        for number, path in enumerate(paths)
+    ]
     return np.asarray(np.mean(columns, axis=0, dtype=np.float64))
 
 
-def _scores_file(run: Run, method: str, proxy: int) -> Path:
-    if method == COSINE:
-        return run.folder / STAGE / COSINE / str(proxy) / SCORES
-    (merged,) = merged_scores_work(run)
-    return merged.path / SCORES
+def _finished(work: Work) -> Path:
+    state, changes = work.state()
+    if state != "done":
+        raise ArtifactError(f"{work.path}: is {state} {'; '.join(changes)}. Make it again.")
+    return work.path
 
 
 def _write_cosines(run: Run, number: int, gradient: Path, draft: Draft) -> None:

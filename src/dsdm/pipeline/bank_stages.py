@@ -20,8 +20,8 @@ from dsdm.data.examples import counted_lengths
 from dsdm.errors import ArtifactError
 from dsdm.lm.config import training_content
 from dsdm.pipeline.data_stages import (
+    dropped_inputs,
     first_examples_work,
-    overlap_work,
     targets_work,
     tokenizer_work,
 )
@@ -156,9 +156,7 @@ def _subsets(config: LdsConfig) -> Iterator[_Subset]:
 def _inputs(run: Run) -> dict[str, str]:
     """What every training reads: later files of the pool are not drawn from, as with proxies."""
     read = [*tokenizer_work(run), *first_examples_work(run), *targets_work(run)]
-    if run.experiment.drop_overlap:
-        read += overlap_work(run)
-    return fingerprints(read)
+    return fingerprints(read) | dropped_inputs(run)
 
 
 def _draw(run: Run, config: LdsConfig, subset: _Subset) -> np.ndarray:

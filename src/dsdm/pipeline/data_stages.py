@@ -70,6 +70,11 @@ def overlap_work(run: Run) -> Iterator[Work]:
     )
 
 
+def dropped_inputs(run: Run) -> dict[str, str]:
+    """What decides which candidates are dropped, as inputs of a work; none where none are."""
+    return fingerprints(list(overlap_work(run))) if run.experiment.drop_overlap else {}
+
+
 def _make_tokenizer(run: Run, draft: Draft) -> None:
     config = run.experiment.own_tokenizer
     first = [shard.file for shard in run.shards if shard.is_first]

@@ -20,8 +20,8 @@ from dsdm.errors import ConfigError, DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.lm.schedule import kept_steps, mean_rates
 from dsdm.pipeline.data_stages import (
+    dropped_inputs,
     first_examples_work,
-    overlap_work,
     targets_work,
     tokenizer_work,
 )
@@ -37,7 +37,7 @@ def proxies_work(run: Run) -> Iterator[Work]:
     """The proxies, each trained on its own random share of the pool."""
     experiment = run.experiment
     inputs = fingerprints([*tokenizer_work(run), *first_examples_work(run)])
-    inputs |= _dropped(run) | run.base_files(experiment.model)
+    inputs |= dropped_inputs(run) | run.base_files(experiment.model)
     for number in range(experiment.proxies.count):
         config = {
             "model": experiment.model,
@@ -321,10 +321,6 @@ def _question(run: Run, number: int, proxy: str) -> "Question":
 def make_one(make: Callable[[Mapping[Path, Draft]], None], path: Path, draft: Draft) -> None:
     """One artifact of a pass by itself."""
     make({path: draft})
-
-
-def _dropped(run: Run) -> dict[str, str]:
-    return fingerprints(list(overlap_work(run))) if run.experiment.drop_overlap else {}
 
 
 def _without(config: object, *names: str) -> dict[str, Any]:

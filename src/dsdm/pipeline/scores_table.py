@@ -1,7 +1,7 @@
 """The scores file: one line a candidate, with where it is from and what every method says of it."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,6 +148,8 @@ class Shrinkage:
     """How far, of 1, for each method that is drawn at all."""
     group: Int[np.ndarray, " candidates"]
     """The group of each candidate of the pool."""
+    is_counted: Bool[np.ndarray, " candidates"]
+    """Whose scores the means are of: not those of candidates that are dropped."""
 
     def of(self, column: str) -> float:
         """How far the scores in a column are drawn."""
@@ -173,21 +175,22 @@ def merge_scores(
     # Drawn to one point, candidates keep their order: then they keep their scores.
     if shrinkage is None or not shrinkage.group.any():
         return _write_tables(tables(), path)
-    means = _group_means(tables(), shrinkage)
+    means = _group_means((folder for folders in shards for folder in folders), shrinkage)
     return _write_tables((_shrunk(table, shrinkage, means) for table in tables()), path)
 
 
 def _group_means(
-    tables: Iterable[pa.Table], shrinkage: Shrinkage
+    folders: Iterable[Path], shrinkage: Shrinkage
 ) -> dict[str, Float[np.ndarray, " groups"]]:
     """By column, what the scores of each group are drawn towards."""
     num_groups = int(shrinkage.group.max(initial=0)) + 1
     moments: dict[str, GroupMoments] = {}
-    for table in tables:
-        group = shrinkage.group[table["candidate"].to_numpy()]
+    for table in (table for folder in folders for table in _read(folder / SCORES, shrinkage.of)):
+        candidates = table["candidate"].to_numpy()
+        is_counted, group = shrinkage.is_counted[candidates], shrinkage.group[candidates]
         for name in filter(shrinkage.of, table.column_names):
             of_column = moments.setdefault(name, GroupMoments(num_groups))
-            of_column.add(group, table[name].to_numpy())
+            of_column.add(group[is_counted], table[name].to_numpy()[is_counted])
     return {name: of_column.means() for name, of_column in moments.items()}
 
 
@@ -238,10 +241,13 @@ def _read_beside(folders: Sequence[Path]) -> Iterator[pa.Table]:
         yield pa.table([*first.columns, *(columns[name] for name in names)], [*PROVENANCE, *names])
 
 
-def _read(path: Path) -> Iterator[pa.Table]:
+def _read(path: Path, wanted: Callable[[str], object] | None = None) -> Iterator[pa.Table]:
+    """A file's lines block by block; with `wanted`, `candidate` and the columns it is true of."""
     with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        columns = names if wanted is None else ["candidate", *filter(wanted, names)]
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
+            yield file.read_row_group(group, columns=columns)
 
 
 def _write_tables(tables: Iterable[pa.Table], path: Path) -> int:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from dsdm.artifacts import Draft
 from dsdm.config import as_dict
 from dsdm.data.export import export_dataset
-from dsdm.pipeline.data_stages import examples_work
+from dsdm.pipeline.data_stages import dropped_inputs, examples_work
 from dsdm.pipeline.run import Run
 from dsdm.pipeline.score_stages import scores_work
 from dsdm.pipeline.scores_table import (
@@ -35,6 +35,8 @@ def merged_scores_work(run: Run) -> Iterator[Work]:
     inputs = fingerprints([*scores_work(run), *topics_work(run)])
     # No setting of the scores themselves: they are drawn to other means in seconds.
     inputs |= {f"shrinkage of {method}": f"{by:g}" for method, by in shrinkages(run).items()}
+    if shrinkages(run):
+        inputs |= dropped_inputs(run)
     yield Work(
         "scores",
         run.folder / "scores" / "all",
@@ -115,7 +117,12 @@ def _merge(run: Run, draft: Draft) -> None:
     methods = run.experiment.estimators
     folder = run.folder / "scores"
     shards = [[folder / method / shard.name for method in methods] for shard in run.shards]
-    shrinkage = Shrinkage(shrinkages(run), group_of_candidate(run)) if shrinkages(run) else None
+    shrinkage = None
+    if shrinkages(run):
+        group = group_of_candidate(run)
+        is_counted = np.ones(len(group), bool)
+        is_counted[run.droppable] = False
+        shrinkage = Shrinkage(shrinkages(run), group, is_counted)
     draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES, shrinkage)
 
 

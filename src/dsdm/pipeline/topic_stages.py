@@ -16,8 +16,6 @@ from dsdm.pipeline.work import Work, fingerprints, progress
 STAGE = "topics"
 GROUP = "group.npy"
 """File of a shard: the group of each candidate."""
-MOST_SAMPLED = 20_000
-"""Candidates that groups are made of."""
 AT_ONCE = 4096
 """Candidates whose tokens are held together."""
 
@@ -53,12 +51,12 @@ def group_of_candidate(run: Run) -> Int[np.ndarray, " candidates"]:
 
 
 def _fit(run: Run, draft: Draft) -> None:
-    from dsdm.datamodel.topics import fit_groups
+    from dsdm.datamodel.topics import MOST_TEXTS, fit_groups
 
     num_first = run.num_first_candidates
     # The same for every seed of an experiment, which shares the pool.
     rng = np.random.default_rng(0)
-    drawn = np.sort(rng.choice(num_first, min(num_first, MOST_SAMPLED), replace=False))
+    drawn = np.sort(rng.choice(num_first, min(num_first, MOST_TEXTS), replace=False))
     groups = fit_groups(*_words(run.examples, drawn), seed=0)
     groups.save(draft.path)
     draft.counts.update(candidates=len(drawn), groups=len(groups))
@@ -80,7 +78,9 @@ def _sort(run: Run, number: int, draft: Draft) -> None:
 
 
 def _words(examples: Examples, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """The tokens of some candidates, as `Topics.of` takes them."""
-    tokens = [examples.tokens_of(int(candidate)) for candidate in candidates]
-    owner = np.repeat(np.arange(len(tokens)), [len(one) for one in tokens])
-    return owner, np.concatenate(tokens).astype(np.int64), len(tokens)
+    """The first tokens of some candidates, as `Topics.of` takes them."""
+    from dsdm.datamodel.topics import MOST_TOKENS
+
+    tokens = [examples.tokens_of(int(candidate))[:MOST_TOKENS] for candidate in candidates]
+    owner = np.repeat(np.arange(len(tokens), dtype=np.int32), [len(one) for one in tokens])
+    return owner, np.concatenate(tokens).astype(np.int32), len(tokens)

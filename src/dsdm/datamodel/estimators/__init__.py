@@ -2,8 +2,8 @@
 
 An estimator is a function `(Problem, DirectionsConfig) -> {target: tensors by parameter name}`.
 To add one, write its file and name it in `ESTIMATORS` and, for the command line, which is quick
-because it knows no torch, in `config.ESTIMATOR_NAMES`. What its curvature costs is counted by
-`datamodel.curvature_costs`.
+because it knows no torch, in `config.ESTIMATOR_NAMES`. One with a curvature has a default in
+`config.DEFAULT_DAMPING`, and what it costs is counted by `datamodel.curvature_costs`.
 
 `metagradient` is none of them: it is of a proxy's whole training and gives directions at all of its
 checkpoints at once (`estimate.estimate_of_training`).
