@@ -31,9 +31,11 @@ from record import commit, figure, machine, read_lines, write_figures, write_lin
 from dsdm.evaluation.comparison import ALL_TARGETS, ComparedLoss, Losses, compare_losses
 from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, mean_cost, multipliers
 from dsdm.experiment import Experiment
-from dsdm.pipeline import Workers, run_experiment
+from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.costs import compared_costs
+from dsdm.pipeline.evaluation_stages import evaluations_work
 from dsdm.pipeline.losses import load_losses
+from dsdm.pipeline.run import compare_folder
 
 HERE = Path(__file__).parent
 LOSSES = HERE / "losses.jsonl"
@@ -139,6 +141,7 @@ def main() -> None:
     parser.add_argument("--finished", action="store_true", help="add what is there, run nothing")
     parser.add_argument("--report", action="store_true", help="look at the report part")
     options = parser.parse_args()
+    commit()  # What is measured is of the code as it is now, not as it is when all is trained.
     for cell in (cell for cell in CELLS if cell.name in options.cells):
         for seed in cell.seeds:
             if options.seeds is None or seed in options.seeds:
@@ -178,7 +181,7 @@ def link_primary(cell: Cell, seed: int, folder: Path) -> None:
 
 
 def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Line]:
-    """What each evaluated model of a run lost, and what it took."""
+    """What each evaluated model of a run lost, and what it took; not those of other settings."""
     compare = experiment.compare
     assert compare is not None
     targets = [target.name for target in experiment.targets]
@@ -190,9 +193,14 @@ def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Li
     }
     evaluated = dict.fromkeys(arm for losses in found.values() for arm in losses)
     training, selection = compared_costs(experiment, list(evaluated))
+    works = evaluations_work(Run(experiment))
+    current = {work.path for work in works if work.state()[0] == "done"}
+    folder = compare_folder(experiment.folder, compare) / "evaluations"
     for part, by_arm in found.items():
         for arm, seeds in by_arm.items():
             for inner, losses in seeds.items():
+                if folder / part / f"{arm}-{inner}" not in current:
+                    continue
                 yield {
                     "place": cell.place,
                     "part": part,

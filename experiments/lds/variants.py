@@ -4,8 +4,8 @@
 
 Each variant takes the set-up's own proxies (the first two) and changes one setting of the
 directions, or takes another estimator than EK-FAC. Its LDS stands beside that of the set-up as it
-is, with the paired difference. Run lds.py first; with `--subsets` a bank that is not finished
-serves with its first subsets.
+is, with the paired difference. All are of slopes, none of them drawn by shrinkage. Run lds.py
+first; with `--subsets` a bank that is not finished serves with its first subsets.
 """
 
 import argparse
@@ -63,8 +63,8 @@ def main() -> None:
     main_run = Run(load_experiment(options.setup))
     config = bank_config(options.setup, options.subsets)
     bank = make_bank(main_run, config, known=read_losses(options.setup))
-    scores = {PLAIN: rival_scores(main_run, Rival("ekfac", PROXIES), bank.num_candidates)}
-    for name in chosen:
+    scores = {}
+    for name in (PLAIN, *chosen):
         run = scored(main_run, options.setup, name)
         (method,) = run.experiment.estimators
         scores[name] = rival_scores(run, Rival(method, PROXIES), bank.num_candidates)
@@ -87,10 +87,11 @@ def folder_of(main_run: Run, name: str) -> Path:
 
 
 def varied(setup: Path, variant: str, folder: Path) -> Experiment:
-    """The set-up with one setting changed."""
+    """The set-up with one setting changed, or, where no variant is named so, as it is."""
     overrides = [
         ("directions.estimators", "[ekfac]"),
-        *VARIANTS[variant],
+        *VARIANTS.get(variant, ()),
+        ("scores.shrinkage", "0"),
         ("run", str(folder)),
         ("proxies.count", str(PROXIES)),
     ]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from dsdm.artifacts import load_manifest
 from dsdm.data.examples import counted_lengths
 from dsdm.datamodel.calibration import load_exact
+from dsdm.datamodel.config import shrinkage_of
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.experiment import Experiment
 from dsdm.pipeline.scores_table import PREDICTED, PROVENANCE, SCORES, load_scores
@@ -104,8 +105,10 @@ class ScoredPool:
         if len(names) < 2:
             return []
         correlations = rank_correlations(columns)
-        over = f"{len(self._sample):,} candidates"
-        return [Matrix("Scores", over, f"Over {over}.", names, correlations)]
+        over, note = f"{len(self._sample):,} candidates", ""
+        if any(shrinkage_of(self.experiment.scores, m) for m in self.experiment.estimators):
+            note = " Shrinkage makes proxies agree more here than on calibration rows."
+        return [Matrix("Scores", over, f"Over {over}.{note}", names, correlations)]
 
     def column(self, name: str) -> np.ndarray:
         """One column of the scores file."""
