@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
 from dsdm.evaluation.intervals import Interval, share_interval
 from dsdm.experiment import Experiment
 from dsdm.pipeline.score_stages import SCREENING, load_sample
+from dsdm.pipeline.scores_table import PREDICTED, SCORES
+from dsdm.pipeline.select_stages import selected_candidates
 from dsdm.selection.streaming import is_plain
 
 
@@ -25,9 +28,12 @@ class Screened:
     rows: int
     scored: int
     """Rows that were scored exactly."""
+    unscored: int
+    """Selected candidates that are so by what is predicted of them: shrinkage draws it too."""
     recall: Interval | None
-    """Of candidates that score as much as the selected ones, the share that was scored exactly;
-    None where more than scores decides what is selected, or the sample holds none of them."""
+    """Of the candidates with the highest slopes, as many as are selected, the share that was scored
+    exactly; None where more than scores decides what is selected, or the sample holds none of
+    them."""
     worth: float
     """The same by what their scores are above the pool's mean; what takes the place of those that
     were missed is not counted."""
@@ -36,6 +42,8 @@ class Screened:
     def text(self) -> str:
         """One sentence."""
         found = f"{self.scored / self.rows:.1%} of {self.rows:,} rows scored exactly"
+        if self.unscored:
+            found += f", {self.unscored:,} of the selected candidates predicted"
         if self.recall is None:
             return f"{found}; the sample can't say what they hold of the full selection"
         low, high = self.recall.low, self.recall.high
@@ -54,12 +62,13 @@ def screened_selection(run_folder: Path, experiment: Experiment) -> Screened | N
     if load_manifest(folder) is None or not counts or selection is None:
         return None
     rows, scored = (int(sum(one[name] for one in counts)) for name in ("rows", "scored"))
+    unscored = _num_predicted(run_folder, method)
     chosen = selection.counts["candidates"] / selection.counts["pool_candidates"]
     sample = load_sample(folder)
     is_best = sample.scores >= np.quantile(sample.scores, 1 - chosen)
     decided_by_scores = is_plain(experiment.selection) and not experiment.selection.random_share
     if not decided_by_scores or not is_best.any():
-        return Screened(rows, scored, None, math.nan)
+        return Screened(rows, scored, unscored, None, math.nan)
     is_found = sample.predicted >= sample.cut
     found = share_interval(int((is_best & is_found).sum()), int(is_best.sum()))
     gains = np.where(is_best, sample.scores - sample.scores.mean(), 0.0)
@@ -69,4 +78,11 @@ def screened_selection(run_folder: Path, experiment: Experiment) -> Screened | N
         drawn + (1 - drawn) * share
         for share in (found.low, found.mean, found.high, float(gains[is_found].sum() / gains.sum()))
     )
-    return Screened(rows, scored, Interval(mean, low, high), worth)
+    return Screened(rows, scored, unscored, Interval(mean, low, high), worth)
+
+
+def _num_predicted(run_folder: Path, method: str) -> int:
+    column = f"{method}.{PREDICTED}"
+    table = pq.read_table(run_folder / "scores" / "all" / SCORES, columns=[column])
+    is_predicted = table[column].to_numpy()
+    return int(is_predicted[selected_candidates(run_folder / "selection")].sum())
