@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,8 +21,8 @@ from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.scoring import Advance, each_slope, finite
-from dsdm.datamodel.topics import NO_TOPICS, Topics, fit_topics
-from dsdm.errors import ArtifactError, DataError
+from dsdm.datamodel.topics import NO_TOPICS, Topics, fit_topics, load_arrays
+from dsdm.errors import DataError
 from dsdm.lm.config import Output
 from dsdm.lm.outputs import token_outputs
 
@@ -164,19 +163,11 @@ def load_tables(folder: Path) -> Tables:
     Raises:
         ArtifactError: they are missing or damaged.
     """
-    kinds = range(len(SHRINKAGE))
-    try:
-        with np.load(folder / FILE) as arrays:
-            return Tables(
-                [arrays[f"keys{i}"] for i in kinds],
-                [arrays[f"values{i}"] for i in kinds],
-                arrays["weights"],
-                Topics(arrays["rarity"], arrays["components"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ArtifactError(
-            f"{folder / FILE}: can't be read ({error}). Delete {folder}."
-        ) from error
+    kinds, path = range(len(SHRINKAGE)), folder / FILE
+    keys = load_arrays(path, *(f"keys{i}" for i in kinds))
+    values = load_arrays(path, *(f"values{i}" for i in kinds))
+    weights, rarity, components = load_arrays(path, "weights", "rarity", "components")
+    return Tables(keys, values, weights, Topics(rarity, components))
 
 
 def fit_tables(

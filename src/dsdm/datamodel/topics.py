@@ -105,14 +105,21 @@ def load_groups(folder: Path) -> Groups:
     Raises:
         ArtifactError: they are missing or damaged.
     """
+    rarity, components, centres = load_arrays(folder / GROUPS, "rarity", "components", "centres")
+    return Groups(Topics(rarity, components), centres)
+
+
+def load_arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """The named arrays of an `.npz` file.
+
+    Raises:
+        ArtifactError: it is missing or damaged, or has no such array.
+    """
     try:
-        with np.load(folder / GROUPS) as arrays:
-            topics = Topics(arrays["rarity"], arrays["components"])
-            return Groups(topics, arrays["centres"])
+        with np.load(path) as arrays:
+            return [arrays[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ArtifactError(
-            f"{folder / GROUPS}: can't be read ({error}). Delete {folder}."
-        ) from error
+        raise ArtifactError(f"{path}: can't be read ({error}). Delete {path.parent}.") from error
 
 
 def fit_groups(
