@@ -124,7 +124,7 @@ CELLS = (
         "larger",
         "mixed.7m.2m",
         (0, 1, 2),
-        arms=("top", "dsir", "random", "random@2", "random@4"),
+        arms=("top", "dsir", "random", "random@2", "random@3"),
         overrides=(("compare.name", "larger"), ("compare.model", LARGER)),
     ),
     Cell("clean", "clean.2m.2m", (0, 1, 2), config="clean"),
