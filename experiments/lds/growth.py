@@ -18,7 +18,7 @@ from record import figure, write_figures
 
 from dsdm.datamodel.estimators.metagradient import trained_gradients
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import run_experiment
+from dsdm.pipeline import Run, run_experiment
 from dsdm.pipeline.model_stages import replay_of, target_rows
 
 EVERY = 20
@@ -30,10 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--setup", type=Path, default=Path(__file__).with_name("scratch.yaml"))
     setup = parser.parse_args().setup
+    run_experiment(load_experiment(setup), until="proxies")
     whole = [("directions.tail", "1"), ("directions.output", "loglik")]
-    experiment = load_experiment(setup, whole)
-    run = run_experiment(experiment, until="proxies")
-    replay, config = replay_of(run, 0), experiment.directions
+    run = Run(load_experiment(setup, whole))
+    replay, config = replay_of(run, 0), run.experiment.directions
     targets = target_rows(run, "fit")
     gradients = trained_gradients(replay.train(), targets, config)
     norms: dict[int, list[float]] = {}
