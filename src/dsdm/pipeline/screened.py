@@ -29,7 +29,8 @@ class Screened:
     scored: int
     """Rows that were scored exactly."""
     unscored: int
-    """Selected candidates that are so by what is predicted of them: shrinkage draws it too."""
+    """Selected candidates that are predicted: they fill the budget's last tokens, or shrinkage has
+    drawn them up."""
     recall: Interval | None
     """Of the candidates with the highest slopes, as many as are selected, the share that was scored
     exactly; None where more than scores decides what is selected, or the sample holds none of
