@@ -62,21 +62,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Replaces the lines of a JSONL file."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    draft.replace(path)
+    _replace(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def write_figures(file: str, rows: list[dict[str, Any]]) -> None:
     """Replaces the rows of one file in experiments/results, and prints them."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{file}.json"
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    _replace(path, json.dumps(rows, indent=1) + "\n")
     for row in rows:
         interval = "" if row["low"] is None else f"  [{row['low']:.4g}, {row['high']:.4g}]"
         print(f"{row['name']:50} {row['value']:.4g}{interval} {row['unit']}")
+
+
+def _replace(path: Path, text: str) -> None:
+    # Not by dsdm.artifacts: peers' environments, which this is imported in, have no dsdm.
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def command() -> str:

@@ -13,13 +13,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
-from linked import TEXTS, experiment_of_seed, link_parts
+from linked import TEXTS, link_parts
 from record import read_lines, write_figures, write_lines
 from run import CELLS, HERE, difference_figure, experiment_of
 
@@ -81,13 +82,12 @@ def unmeasured_examples(primary: Experiment) -> Iterator[Path]:
 def experiment_at(shrinkage: float, seed: int, files: list[Path]) -> Experiment:
     """One seed of the primary cell at a shrinkage, with other examples of the held-out tasks."""
     tasks = [{"name": path.stem, "file": str(path), "limit": PER_PART} for path in files]
-    overrides = [
+    overrides = (
         ("run", f"../runs/shrinkage-{shrinkage:g}"),
         ("scores.shrinkage", f"{shrinkage:g}"),
-        ("compare.arms", "[top]"),
         ("compare.heldout", json.dumps(tasks)),
-    ]
-    return experiment_of_seed(HERE / f"{PRIMARY.config}.yaml", overrides, seed)
+    )
+    return experiment_of(replace(PRIMARY, arms=("top",), overrides=overrides), seed)
 
 
 def add_lines(shrinkage: float, seed: int, experiment: Experiment) -> None:

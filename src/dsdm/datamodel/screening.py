@@ -163,11 +163,11 @@ def load_tables(folder: Path) -> Tables:
     Raises:
         ArtifactError: they are missing or damaged.
     """
-    kinds, path = range(len(SHRINKAGE)), folder / FILE
-    keys = load_arrays(path, *(f"keys{i}" for i in kinds))
-    values = load_arrays(path, *(f"values{i}" for i in kinds))
-    weights, rarity, components = load_arrays(path, "weights", "rarity", "components")
-    return Tables(keys, values, weights, Topics(rarity, components))
+    kinds = len(SHRINKAGE)
+    tables = [f"{what}{i}" for what in ("keys", "values") for i in range(kinds)]
+    arrays = load_arrays(folder / FILE, *tables, "weights", "rarity", "components")
+    weights, rarity, components = arrays[2 * kinds :]
+    return Tables(arrays[:kinds], arrays[kinds : 2 * kinds], weights, Topics(rarity, components))
 
 
 def fit_tables(

@@ -127,7 +127,8 @@ def _scores(run: Run, rival: Rival, target: str) -> np.ndarray:
 def _finished(work: Work) -> Path:
     state, changes = work.state()
     if state != "done":
-        raise ArtifactError(f"{work.path}: is {state} {'; '.join(changes)}. Make it again.")
+        why = "; ".join([f"is {state}", *changes])
+        raise ArtifactError(f"{work.path}: {why}. Make it again.")
     return work.path
 
 

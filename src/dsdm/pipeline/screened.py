@@ -60,7 +60,9 @@ def screened_selection(run_folder: Path, experiment: Experiment) -> Screened | N
     folder, selection = run_folder / SCREENING / method, load_manifest(run_folder / "selection")
     manifests = [load_manifest(path) for path in (run_folder / "scores" / method).glob("[!.]*")]
     counts = [m.counts for m in manifests if m is not None and "scored" in m.counts]
-    if load_manifest(folder) is None or not counts or selection is None:
+    # Scores that are being made again have no whole file yet, beside the selection of before.
+    is_merged = load_manifest(run_folder / "scores" / "all") is not None
+    if load_manifest(folder) is None or not counts or selection is None or not is_merged:
         return None
     rows, scored = (int(sum(one[name] for one in counts)) for name in ("rows", "scored"))
     unscored = _num_predicted(run_folder, method)

@@ -34,8 +34,9 @@ def merged_scores_work(run: Run) -> Iterator[Work]:
     """All shards' scores in one file."""
     inputs = fingerprints([*scores_work(run), *topics_work(run)])
     # No setting of the scores themselves: they are drawn to other means in seconds.
-    inputs |= {f"shrinkage of {method}": f"{by:g}" for method, by in shrinkages(run).items()}
-    if shrinkages(run):
+    by_method = shrinkages(run)
+    inputs |= {f"shrinkage of {method}": f"{by:g}" for method, by in by_method.items()}
+    if by_method:
         inputs |= dropped_inputs(run)
     yield Work(
         "scores",
@@ -118,11 +119,11 @@ def _merge(run: Run, draft: Draft) -> None:
     folder = run.folder / "scores"
     shards = [[folder / method / shard.name for method in methods] for shard in run.shards]
     shrinkage = None
-    if shrinkages(run):
+    if by_method := shrinkages(run):
         group = group_of_candidate(run)
         is_counted = np.ones(len(group), bool)
         is_counted[run.droppable] = False
-        shrinkage = Shrinkage(shrinkages(run), group, is_counted)
+        shrinkage = Shrinkage(by_method, group, is_counted)
     draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES, shrinkage)
 
 
