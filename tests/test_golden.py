@@ -12,7 +12,7 @@ import torch
 
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Row
-from dsdm.datamodel.config import LESS, MIX, DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import MIX, TRAITS, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.cosines import AdamSteps, score_unit
 from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
@@ -63,7 +63,7 @@ def compute(folder: Path) -> dict[str, list[float]]:
     )
     candidates = counting_rows(9, [1, 5, 9])
     question = Question(model, "golden", targets, weights, rows)
-    for method in (name for name in ESTIMATORS if name != LESS):
+    for method in (name for name in ESTIMATORS if TRAITS[name].is_slope):
         draft = Draft(folder / method / "0")
         draft.path.mkdir(parents=True)
         estimate_directions(question, method, directions, scores, draft, lambda rows: None)
@@ -73,7 +73,7 @@ def compute(folder: Path) -> dict[str, list[float]]:
             numbers[f"{method}.0.{target}"] = found[:, 0].tolist()
     layers = moved_layers(model, embeddings=True)
     named = estimate_less(Problem(model, layers, targets, rows), directions)
-    less = [Direction(tensors, LESS, target, "golden") for target, tensors in named.items()]
+    less = [Direction(tensors, "less", target, "golden") for target, tensors in named.items()]
     change = AdamSteps(result.moments)
     found = score_unit(model, less, candidates, "loglik", scores, change=change)
     for direction, column in zip(less, found.T, strict=True):

@@ -21,7 +21,7 @@ from lds import KINDS, bank_config, read_losses
 from linked import TEXTS, link_parts
 from record import figure, write_figures
 
-from dsdm.datamodel.config import DEFAULT_SHRINKAGE
+from dsdm.datamodel.config import TRAITS
 from dsdm.evaluation.intervals import bootstrap_interval
 from dsdm.experiment import load_experiment
 from dsdm.pipeline import Run, run_experiment
@@ -32,7 +32,7 @@ from dsdm.trust.bank import Bank
 from dsdm.trust.lds import lds_board
 
 METHOD = "ekfac"
-DEFAULT = DEFAULT_SHRINKAGE[METHOD]
+DEFAULT = TRAITS[METHOD].shrinkage
 SHRINKAGES = (0.0, DEFAULT, 0.6, 0.8)
 PROXIES = (1, 2, 4)
 REGRESSED = 2

@@ -20,10 +20,9 @@ from dsdm.data.tokenizer import TokenizerConfig
 from dsdm.datamodel.config import (
     AUTO,
     EKFAC,
-    ESTIMATOR_NAMES,
-    LESS,
     METAGRADIENT,
     MIX,
+    TRAITS,
     DirectionsConfig,
     ScoresConfig,
     ScreeningConfig,
@@ -115,28 +114,29 @@ class Experiment(Config):
         if not self.proxies.count >= 1 or not 0 < self.proxies.fraction <= 1:
             raise ValueError("`proxies` needs count >= 1 and fraction above 0, at most 1")
 
-        if LESS in self.estimators and not self.proxies.moments:
-            raise ValueError("`less` needs Adam's moments: set proxies.moments to true")
-        if METAGRADIENT in self.estimators:
-            self._check_metagradient()
+        for method in self.estimators:
+            if not TRAITS[method].is_slope and not self.proxies.moments:
+                raise ValueError(f"`{method}` needs Adam's moments: set proxies.moments to true")
+            if TRAITS[method].of_training:
+                self._check_of_training(method)
         self._check_screening()
         if self.pool.format == "conversations" and self.examples.unit == "row":
             raise ValueError("`examples.unit` row is for text; a conversation is one row as it is")
 
-    def _check_metagradient(self) -> None:
+    def _check_of_training(self, method: str) -> None:
         checkpoints, tail = self.proxies.checkpoints, self.directions.tail
         if self.directions.output != "loglik":
             raise ValueError(
-                "`metagradient` is of the loss that was trained: set directions.output to loglik"
+                f"`{method}` is of the loss that was trained: set directions.output to loglik"
             )
         if checkpoints > 1 and self.scores.cosine:
             raise ValueError(
-                "`metagradient`: what a checkpoint counts for is in its direction's length, which "
+                f"`{method}`: what a checkpoint counts for is in its direction's length, which "
                 "scores.cosine leaves out: set it to false, or proxies.checkpoints to 1"
             )
         if 1 / checkpoints <= 1 - tail:
             raise ValueError(
-                f"`metagradient` follows back the last {tail:g} of a training, and the first of "
+                f"`{method}` follows back the last {tail:g} of a training, and the first of "
                 f"{checkpoints} checkpoints is before: set fewer, or a larger directions.tail"
             )
 
@@ -160,7 +160,7 @@ class Experiment(Config):
         """Whether candidates are scored by forward passes along the mix alone."""
         wanted = scored_targets([target.name for target in self.targets], self.scores)
         is_forward = wanted == [MIX] and scores_forward(self.scores, 1)
-        return is_forward and LESS not in self.estimators
+        return is_forward and all(TRAITS[method].is_slope for method in self.estimators)
 
     def _most_selected(self, share: float) -> float:
         """The largest share of the pool that is chosen by scores, where a selection is `share`."""
@@ -224,11 +224,6 @@ def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Ex
         ConfigError: a key is unknown, a value has the wrong type, or two settings conflict.
     """
     experiment = load_config(path, Experiment, overrides)
-    if unknown := set(experiment.estimators) - set(ESTIMATOR_NAMES):
-        raise ConfigError(
-            f"{path}: directions.estimators {sorted(unknown)}: known are "
-            f"{', '.join(ESTIMATOR_NAMES)}."
-        )
     _check_arms(experiment)
     return experiment
 

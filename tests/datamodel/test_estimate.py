@@ -8,7 +8,7 @@ import pytest
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Rows
 from dsdm.datamodel.calibration import load_exact
-from dsdm.datamodel.config import ESTIMATOR_NAMES, METAGRADIENT, DirectionsConfig, ScoresConfig
+from dsdm.datamodel.config import METAGRADIENT, TRAITS, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.curvature_costs import curvature_flops
 from dsdm.datamodel.directions import load_direction
 from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
@@ -88,4 +88,4 @@ def test_flops_are_of_the_tokens_that_are_read(tmp_path: Path, method: str, scor
 
 
 def test_the_command_line_knows_every_estimator() -> None:
-    assert set(ESTIMATOR_NAMES) == {*ESTIMATORS, METAGRADIENT}
+    assert set(TRAITS) == {*ESTIMATORS, METAGRADIENT}

@@ -1,5 +1,6 @@
 """Settings of directions and scores, apart from torch so that the command line starts at once."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -8,15 +9,32 @@ from dsdm.config import Config
 from dsdm.lm.config import Output, Precision
 
 EKFAC = "ekfac"
-LESS = "less"
-"""The estimator whose scores are no slopes: its candidates' gradients go through Adam."""
 METAGRADIENT = "metagradient"
-"""The estimator that follows the proxy's whole training backwards."""
-ESTIMATOR_NAMES = ("ekfac", "gradient", "less", "metagradient", "trak")
-DEFAULT_DAMPING = {"ekfac": 0.1, "trak": 10.0}
-"""Of the estimators that have a curvature: see docs/method.md."""
-DEFAULT_SHRINKAGE = {"ekfac": 0.3}
-"""Of slopes; other estimators' scores stay as they are: see docs/method.md."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the rest of the program has to know of an estimator; for reasons see docs/method.md."""
+
+    damping: float | None = None
+    """By default; None: it has no curvature."""
+    shrinkage: float = 0.0
+    """Of its slopes, by default."""
+    is_slope: bool = True
+    """Whether a candidate's score is its slope along the mix of the targets' directions. If not,
+    its gradient goes through Adam's moments, and what counts is the target that it is best for."""
+    of_training: bool = False
+    """Whether it follows a proxy's training and gives directions at all its checkpoints at once."""
+
+
+TRAITS = {
+    EKFAC: Traits(damping=0.1, shrinkage=0.3),
+    "gradient": Traits(),
+    "less": Traits(is_slope=False),
+    METAGRADIENT: Traits(of_training=True),
+    "trak": Traits(damping=10.0),
+}
+"""Every estimator, by name."""
 
 MIX = "mix"
 """What the weighted sum of all targets is called where a target's name is asked for."""
@@ -68,10 +86,19 @@ class DirectionsConfig(Config):
     seed: int = 0
     """Draws the sample, the projection and sampled labels, anew for each proxy."""
 
+    def __post_init__(self) -> None:
+        """Refuses estimators that there are not."""
+        if unknown := set(self.estimators) - set(TRAITS):
+            raise ValueError(
+                f"`estimators` {sorted(unknown)} is not known: known are {', '.join(TRAITS)}"
+            )
+
 
 def damping_of(config: DirectionsConfig, estimator: str) -> float:
     """The damping that one estimator uses."""
-    return DEFAULT_DAMPING[estimator] if config.damping is None else config.damping
+    default = TRAITS[estimator].damping
+    assert default is not None, f"{estimator} has no curvature"
+    return default if config.damping is None else config.damping
 
 
 class ScreeningConfig(Config):
@@ -128,7 +155,7 @@ def shrinkage_of(config: ScoresConfig, estimator: str) -> float:
     """How far the scores of one estimator are drawn towards the means of their groups."""
     if config.shrinkage is not None:
         return config.shrinkage
-    return 0.0 if config.cosine else DEFAULT_SHRINKAGE.get(estimator, 0.0)
+    return 0.0 if config.cosine else TRAITS[estimator].shrinkage
 
 
 def example_name(target: str, number: int) -> str:

@@ -12,9 +12,9 @@ from dsdm.artifacts import Draft, write_json
 from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.calibration import save_exact
 from dsdm.datamodel.config import (
-    LESS,
     METAGRADIENT,
     MIX,
+    TRAITS,
     DirectionsConfig,
     ScoresConfig,
     example_name,
@@ -80,7 +80,7 @@ def estimate_directions(
     """
     check_finite(question.model)
     directions = _estimate(question, method, config, scores, draft, advance)
-    if method == LESS:
+    if not TRAITS[method].is_slope:
         _save_as_they_are(question, directions, config, scores, draft)
         return
     _save_at_unit_spread([question], [directions], config, scores, {0: draft})

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, Subset
-from dsdm.datamodel.config import LESS, MIX, ScoresConfig, scored_targets, scores_forward
+from dsdm.datamodel.config import MIX, TRAITS, ScoresConfig, scored_targets, scores_forward
 from dsdm.datamodel.cosines import AdamSteps, cosine_scores, score_unit
 from dsdm.datamodel.directions import Direction, load_direction
 from dsdm.datamodel.estimate import CALIBRATION, direction_path
@@ -91,8 +91,8 @@ def score_shard(
             window = np.arange(start, min(start + WINDOW_ROWS, num_rows))
             part = Subset(rows, window)
             score = partial(_score, model, part, loaded, folders, output, config, advance)
-            if estimated.methods == [LESS]:
-                score = partial(_score_less, model, part, loaded, point, config, advance)
+            if not all(TRAITS[method].is_slope for method in estimated.methods):
+                score = partial(_score_adam_steps, model, part, loaded, point, config, advance)
             values, passes = score()
             for (method, target), scores in _with_mix(values, folders, estimated.weights).items():
                 name = f"{method}.{number}.{target}"
@@ -118,7 +118,7 @@ def _load_directions(
 def _wanted(method: str, targets: list[str], config: ScoresConfig) -> list[str]:
     """What a method scores for in its passes, so that a mix of cosines needs no adding up."""
     wanted = scored_targets(targets, config)
-    if method == LESS:
+    if not TRAITS[method].is_slope:
         return wanted if wanted != [MIX] else targets
     return [*wanted, MIX] if config.cosine and MIX not in wanted else wanted
 
@@ -130,10 +130,10 @@ def _with_mix(
 ) -> dict[tuple[str, str], np.ndarray]:
     """Adds the mix where only targets were scored: it is their weighted sum at unit spread.
 
-    Of `less` it is the best target's score.
+    Of what is no slope it is the best target's score.
     """
     for method, folder in folders.items():
-        if method == LESS:
+        if not TRAITS[method].is_slope:
             counted = [values[method, name] for name, weight in weights.items() if weight > 0]
             values[method, MIX] = np.max(counted, axis=0)
         elif (method, MIX) not in values:
@@ -170,7 +170,7 @@ def _score(
     return values, FORWARD_PASSES * len(directions)
 
 
-def _score_less(
+def _score_adam_steps(
     model: PreTrainedModel,
     rows: Rows,
     directions: Sequence[Direction],

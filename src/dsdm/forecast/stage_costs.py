@@ -3,7 +3,7 @@
 import math
 
 from dsdm.datamodel.config import (
-    METAGRADIENT,
+    TRAITS,
     ScreeningConfig,
     scored_targets,
     scores_forward,
@@ -132,7 +132,7 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
         slope_passes += (EXACT_PASSES + FORWARD_PASSES * len(SHRINKS)) * wanted
     slope_tokens = slope_passes * scores.calibration_rows * row_tokens
     extra, solving, state = _curvature(method, experiment, measured, sample)
-    if method == METAGRADIENT:
+    if TRAITS[method].of_training:
         extra, state = _replay(experiment, measured, num_directions)
     gradient_flops = 3 * speed.flops_a_token
     seconds = (

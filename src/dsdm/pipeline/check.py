@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsdm.artifacts import Draft, disk_errors, load_manifest, write_json
-from dsdm.datamodel.config import LESS, MIX
+from dsdm.datamodel.config import MIX, TRAITS
 from dsdm.errors import ArtifactError, ConfigError, NumericalError
 from dsdm.experiment import Experiment, record_experiment, save_experiment
 from dsdm.pipeline import Announce, make_stages
@@ -65,9 +65,10 @@ def run_check(
     Raises:
         DsdmError: as the stages do, but for numbers that can't be used: these are a verdict.
     """
-    if experiment.selecting_method == LESS:
+    method = experiment.selecting_method
+    if not TRAITS[method].is_slope:
         raise ConfigError(
-            "dsdm check can't look at `less`: its scores are no slopes along a direction. Set "
+            f"dsdm check can't look at `{method}`: its scores are no slopes along a direction. Set "
             "`method` to another of directions.estimators."
         )
     run = Run(_only_selecting(experiment))

@@ -16,7 +16,7 @@ import numpy as np
 from dsdm.artifacts import Draft
 from dsdm.config import as_dict
 from dsdm.data.sequences import Rows, Subset
-from dsdm.datamodel.config import METAGRADIENT, MIX
+from dsdm.datamodel.config import MIX, TRAITS
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.pipeline.losses import EVALUATION_TOKENS
 from dsdm.pipeline.model_stages import (
@@ -199,7 +199,7 @@ def _halves(run: Run, config: CheckConfig, draft: Draft) -> None:
     halves = {name: split_halves(t, _seed(run, config, name)) for name, t in targets.items()}
     curvature, is_other = _curvature_rows(run, config)
     with progress("check/halves", None, "tokens") as advance:
-        if method == METAGRADIENT:
+        if TRAITS[method].of_training:
             replay, checkpoints = replay_of(run, PROBED), experiment.proxies.checkpoints
             found = half_metagradients(replay, checkpoints, directions, halves, advance)
             tokens = replay.passes(2 * len(halves)) * replay.num_tokens

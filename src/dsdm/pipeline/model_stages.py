@@ -15,7 +15,7 @@ from dsdm.config import as_dict, fingerprint
 from dsdm.data.overlap import DEFAULT_WORDS
 from dsdm.data.sequences import AllBut, Rows
 from dsdm.data.tasks import Part
-from dsdm.datamodel.config import AUTO, METAGRADIENT
+from dsdm.datamodel.config import AUTO, METAGRADIENT, TRAITS
 from dsdm.errors import ConfigError, DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
 from dsdm.lm.schedule import kept_steps, mean_rates
@@ -75,7 +75,7 @@ def directions_work(run: Run) -> Iterator[Work]:
             path = run.folder / "directions" / method / str(number)
             inputs = fingerprints([proxy]) | targets
             make, shared = partial(_estimate, run, method, number, proxy.fingerprint), None
-            if method == METAGRADIENT:
+            if TRAITS[method].of_training:
                 name = str(path.parent / f"of-{proxy.path.name}")
                 follow = partial(
                     _estimate_of_training, run, number // checkpoints, proxy.fingerprint

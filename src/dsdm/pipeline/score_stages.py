@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from dsdm.artifacts import Draft, write_json
 from dsdm.data.examples import Shard
 from dsdm.data.sequences import AllBut, Rows, Subset
-from dsdm.datamodel.config import LESS, MIX, ScreeningConfig, scored_targets, scores_forward
+from dsdm.datamodel.config import MIX, TRAITS, ScreeningConfig, scored_targets, scores_forward
 from dsdm.pipeline.data_stages import examples_work, first_examples_work
 from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one, target_weights
 from dsdm.pipeline.run import Run
@@ -73,7 +73,7 @@ def scores_work(run: Run) -> Iterator[Work]:
             # Named by its folder: a replicate's pass is another one.
             name = str(run.folder / "scores" / shard.name)
             score = partial(_score, run, shard.number, bool(screenings))
-            shared = Pass(name, score) if is_shared and method != LESS else None
+            shared = Pass(name, score) if is_shared and TRAITS[method].is_slope else None
             yield Work("scores", path, {}, inputs, partial(make_one, score, path), shared)
 
 

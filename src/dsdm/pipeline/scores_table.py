@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from dsdm.data.examples import Examples, Shard
-from dsdm.datamodel.config import LESS, METAGRADIENT, MIX
+from dsdm.datamodel.config import MIX, TRAITS
 from dsdm.datamodel.shrinkage import GroupMoments, shrunk
 from dsdm.errors import ArtifactError
 from dsdm.selection import Scores
@@ -33,8 +33,8 @@ class Combination:
     """What each target counts for in the mix."""
 
     def score(self, method: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The method's score: for the mix; of `less` for the target that it is best for."""
-        if method != LESS:
+        """The method's score: for the mix, or, of what is no slope, for its best target."""
+        if TRAITS[method].is_slope:
             return self.mean(method, MIX, columns)
         counted = [target for target, weight in self.targets.items() if weight > 0]
         means = [self.mean(method, target, columns) for target in counted]
@@ -43,8 +43,8 @@ class Combination:
     def mean(self, method: str, target: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """The mean of a method's scores for one target over all points."""
         values = [columns[f"{method}.{i}.{target}"] for i in range(len(self.points))]
-        # What a checkpoint counts for is in the metagradient's directions.
-        if method == METAGRADIENT or len(set(self.points.tolist())) == 1:
+        # What a checkpoint counts for is in the directions of a training.
+        if TRAITS[method].of_training or len(set(self.points.tolist())) == 1:
             return np.asarray(np.mean(values, axis=0))
         return np.asarray(np.average(values, axis=0, weights=self.points))
 

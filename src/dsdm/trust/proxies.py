@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows
-from dsdm.datamodel.config import DEFAULT_DAMPING, DirectionsConfig, damping_of
+from dsdm.datamodel.config import TRAITS, DirectionsConfig, damping_of
 from dsdm.datamodel.layers import moved_layers
 from dsdm.trust.measured import Curvature
 
@@ -39,7 +39,7 @@ def curvature_of(
     The dimension is that of the matrix that is inverted: for `trak` all projected gradients
     together, else the wider side of the widest layer; a table's vocabulary is not decomposed.
     """
-    if method not in DEFAULT_DAMPING:
+    if TRAITS[method].damping is None:
         return None
     layers, size = moved_layers(model, embeddings=config.embeddings), config.projection
     if method == "trak":

@@ -1,9 +1,9 @@
 """Estimators: each turns targets into directions for one proxy, and lives in one file.
 
 An estimator is a function `(Problem, DirectionsConfig) -> {target: tensors by parameter name}`.
-To add one, write its file and name it in `ESTIMATORS` and, for the command line, which is quick
-because it knows no torch, in `config.ESTIMATOR_NAMES`. One with a curvature has a default in
-`config.DEFAULT_DAMPING`, and what it costs is counted by `datamodel.curvature_costs`.
+To add one, write its file, name it in `ESTIMATORS`, and say in `config.TRAITS`, which the command
+line reads because it knows no torch, what is special about it. What a curvature costs is counted by
+`datamodel.curvature_costs`.
 
 `metagradient` is none of them: it is of a proxy's whole training and gives directions at all of its
 checkpoints at once (`estimate.estimate_of_training`).
