@@ -36,5 +36,5 @@ def test_the_dimension_is_that_of_what_is_inverted() -> None:
     # And the table of 23 tokens, whose vocabulary only TRAK projects.
     projected = 2 * (9 * 16 + 9 * 8 + 9 * 16 + 16 * 8) + 16 * 8
     assert curvature_of(model, "trak", config, 40) == Curvature(40, projected, 0.3)
-    for without in ("gradient", "one of my own"):
+    for without in ("gradient", "metagradient"):
         assert curvature_of(model, without, config, 1000) is None
