@@ -47,7 +47,7 @@ DIGEST = b"# sha256 of the lines above: "
 class ProxiesConfig(Config):
     """The models that the datamodel is estimated on."""
 
-    LATER = frozenset({"checkpoints", "moments"})
+    LATER = frozenset({"checkpoints", "first_checkpoint", "moments"})
 
     count: int = 2
     """How many; the scores' noise falls with it, the cost rises."""
@@ -60,6 +60,9 @@ class ProxiesConfig(Config):
     checkpoints: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Directions are made and candidates scored at so many points of each proxy's training, at
     equal distances; each counts for the mean learning rate of the steps that lead to it."""
+    first_checkpoint: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    """Where the first of several checkpoints is, as a share of the training; None: after as much of
+    it as lies between the others."""
     moments: bool = False
     """Keep Adam's moments beside each checkpoint, which `less` needs."""
 
@@ -114,6 +117,10 @@ class Experiment(Config):
         if not self.proxies.count >= 1 or not 0 < self.proxies.fraction <= 1:
             raise ValueError("`proxies` needs count >= 1 and fraction above 0, at most 1")
 
+        if self.proxies.first_checkpoint is not None and self.proxies.checkpoints == 1:
+            raise ValueError(
+                "`proxies.first_checkpoint` is of several: set proxies.checkpoints to 2 or more"
+            )
         for method in self.estimators:
             if not TRAITS[method].is_slope and not self.proxies.moments:
                 raise ValueError(f"`{method}` needs Adam's moments: set proxies.moments to true")
@@ -125,6 +132,11 @@ class Experiment(Config):
 
     def _check_of_training(self, method: str) -> None:
         checkpoints, tail = self.proxies.checkpoints, self.directions.tail
+        if self.proxies.first_checkpoint is not None:
+            raise ValueError(
+                f"`{method}` has its checkpoints at equal distances: leave "
+                "proxies.first_checkpoint null"
+            )
         if self.directions.output != "loglik":
             raise ValueError(
                 f"`{method}` is of the loss that was trained: set directions.output to loglik"

@@ -21,7 +21,7 @@ from dsdm.datamodel.layers import linear_layers, moved_layers
 from dsdm.errors import ArtifactError, NumericalError
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.moments import Moments, load_moments
-from dsdm.lm.schedule import kept_steps, mean_rates
+from dsdm.lm.schedule import checkpoint_rates, kept_steps
 from dsdm.lm.train import epoch_order, plan_steps, train
 from dsdm.pipeline.scores_table import Combination
 from tests.conftest import MODELS, ListRows, random_rows, tiny_model
@@ -112,7 +112,7 @@ def our_columns(found: list[Checkpoint]) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_scores_are_the_papers_formulas(tmp_path: Path, name: str) -> None:
     found = checkpoints(name, tmp_path)
-    rates = mean_rates(TRAIN, NUM_STEPS, COUNT)
+    rates = checkpoint_rates(TRAIN, NUM_STEPS, COUNT)
     expected = paper_scores(found, rates) / sum(rates)
     combination = Combination(np.array(rates) / sum(rates), dict.fromkeys(TASKS, 1.0))
     ours = combination.score("less", our_columns(found))
@@ -134,7 +134,17 @@ def test_checkpoints_count_for_the_mean_learning_rate_that_led_to_them() -> None
     rates = [1.0, *rates[:9]]  # one step of warm-up
     assert kept_steps(10, 4) == [2, 5, 8, 10]
     expected = [np.mean(rates[a:b]) for a, b in ((0, 2), (2, 5), (5, 8), (8, 10))]
-    np.testing.assert_allclose(mean_rates(config, 10, 4), expected, atol=1e-12)
+    np.testing.assert_allclose(checkpoint_rates(config, 10, 4), expected, atol=1e-12)
+
+
+def test_an_earlier_first_checkpoint_counts_for_fewer_steps() -> None:
+    config = TrainConfig(lr=1.0, warmup_share=0.0, min_lr_share=1.0)  # the same rate all along
+    assert kept_steps(20, 2, 0.25) == [5, 20]
+    np.testing.assert_allclose(checkpoint_rates(config, 20, 2, 0.25), [0.5, 1.5], atol=1e-12)
+    assert kept_steps(20, 3, 1 / 3) == kept_steps(20, 3)
+    equal = [checkpoint_rates(config, 20, 3, first) for first in (1 / 3, None)]
+    np.testing.assert_allclose(*equal, atol=1e-12)
+    assert kept_steps(20, 1, 0.25) == [20]
 
 
 def random_direction(model: PreTrainedModel, seed: int) -> Direction:
@@ -202,6 +212,24 @@ def test_more_checkpoints_than_steps_are_an_error(tmp_path: Path, dsdm: Dsdm) ->
     code, _, err = dsdm("run", experiment)
     assert code == 2
     assert "steps, which have no 500 checkpoints" in err
+
+
+@pytest.mark.parametrize(
+    ("proxies", "message"),
+    [
+        ({"first_checkpoint": 0.25}, "set proxies.checkpoints to 2 or more"),
+        ({"checkpoints": 2, "first_checkpoint": 0.999}, "which have no 2 checkpoints"),
+    ],
+)
+def test_a_first_checkpoint_that_is_none_is_an_error(
+    tmp_path: Path, dsdm: Dsdm, proxies: dict[str, object], message: str
+) -> None:
+    experiment = write_chat_experiment(
+        tmp_path, proxies=proxies, directions={"estimators": ["gradient"]}
+    )
+    code, _, err = dsdm("run", experiment)
+    assert code == 2
+    assert message in err
 
 
 def test_moments_that_are_lost_are_an_error_that_names_them(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_it_is_of_the_loss_that_was_trained(tmp_path: Path, dsdm: Dsdm) -> None:
     [
         ({"scores.cosine": "true"}, "which scores.cosine leaves out"),
         ({"proxies.checkpoints": "3"}, "the first of 3 checkpoints is before"),
+        ({"proxies.first_checkpoint": "0.6"}, "checkpoints at equal distances"),
     ],
 )
 def test_what_contradicts_it_is_refused(

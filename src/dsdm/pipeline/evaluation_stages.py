@@ -13,7 +13,7 @@ from dsdm.evaluation.arms import EvaluatedPart
 from dsdm.pipeline.compare_stages import models_work
 from dsdm.pipeline.data_stages import targets_work, tokenizer_work
 from dsdm.pipeline.losses import EVALUATION_TOKENS, heldout_losses, part_losses
-from dsdm.pipeline.run import Run
+from dsdm.pipeline.run import Run, evaluation_folder
 from dsdm.pipeline.training_rows import held_out
 from dsdm.pipeline.work import Work, fingerprints
 
@@ -56,7 +56,7 @@ def _each_model(
     run: Run, kind: str, config: object, inputs: Mapping[str, str], measure: Measure
 ) -> Iterator[Work]:
     for model in models_work(run):
-        path = run.compare_folder / "evaluations" / kind / model.path.name
+        path = evaluation_folder(run.compare_folder, kind, model.path.name)
         read = fingerprints([model]) | dict(inputs)
         yield Work("evaluations", path, config, read, partial(measure, model.path))
 

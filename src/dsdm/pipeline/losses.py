@@ -11,7 +11,7 @@ from dsdm.data.tasks import PARTS, Part, load_target
 from dsdm.evaluation.arms import CompareConfig
 from dsdm.evaluation.comparison import Losses
 from dsdm.pipeline.model_stages import target_rows
-from dsdm.pipeline.run import Run, compare_folder
+from dsdm.pipeline.run import Run, compare_folder, evaluation_folder
 
 EVALUATION_TOKENS = 16384
 """Tokens in one forward pass, padding included."""
@@ -37,7 +37,8 @@ def load_losses(run_folder: Path, part: str, compare: CompareConfig, targets: li
     losses: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for arm in compare.arms:
         for seed in range(compare.seeds):
-            folder = compare_folder(run_folder, compare) / "evaluations" / part / f"{arm}-{seed}"
+            comparison = compare_folder(run_folder, compare)
+            folder = evaluation_folder(comparison, part, f"{arm}-{seed}")
             if load_manifest(folder) is not None:
                 losses.setdefault(arm, {})[seed] = {
                     target: np.load(folder / f"{target}.npy") for target in targets

@@ -18,7 +18,7 @@ from dsdm.data.tasks import Part
 from dsdm.datamodel.config import AUTO, METAGRADIENT, TRAITS
 from dsdm.errors import ConfigError, DataError
 from dsdm.lm.config import ModelConfig, TrainConfig, training_content
-from dsdm.lm.schedule import kept_steps, mean_rates
+from dsdm.lm.schedule import checkpoint_rates, kept_steps
 from dsdm.pipeline.data_stages import (
     dropped_inputs,
     first_examples_work,
@@ -48,6 +48,8 @@ def proxies_work(run: Run) -> Iterator[Work]:
         }
         if experiment.proxies.checkpoints > 1:
             config["checkpoints"] = experiment.proxies.checkpoints
+            if experiment.proxies.first_checkpoint is not None:
+                config["first_checkpoint"] = experiment.proxies.first_checkpoint
         if experiment.proxies.moments:
             config["moments"] = True
         path = run.folder / "proxies" / str(number)
@@ -133,6 +135,8 @@ class Keep:
 
     checkpoints: int = 1
     """Points of the training that are kept, the end included."""
+    first: float | None = None
+    """Where the first of several is, as `kept_steps` has it."""
     moments: bool = False
     """Whether Adam's moments are kept at each."""
 
@@ -142,8 +146,8 @@ class Keep:
         Raises:
             ConfigError: there are fewer steps than checkpoints.
         """
-        steps = kept_steps(num_steps, self.checkpoints)
-        if steps[0] < 1:
+        steps = kept_steps(num_steps, self.checkpoints, self.first)
+        if steps[0] < 1 or len(set(steps)) < len(steps):
             raise ConfigError(
                 f"proxies.checkpoints: a proxy is trained for {num_steps} steps, which have no "
                 f"{self.checkpoints} checkpoints. Train longer, or in smaller batches."
@@ -196,7 +200,8 @@ def train_model(
         # Copied: a process that is killed from here on finds all of them there again.
         shutil.copytree(folder, draft.path / CHECKPOINTS / folder.name)
     if keep.checkpoints > 1:
-        write_json(draft.path / RATES, mean_rates(train, num_steps, keep.checkpoints))
+        rates = checkpoint_rates(train, num_steps, keep.checkpoints, keep.first)
+        write_json(draft.path / RATES, rates)
     write_json(draft.path / "metrics.json", result.metrics)
     draft.counts.update(steps=result.steps, tokens=result.tokens, loss=result.metrics[-1]["loss"])
     draft.flops += result.flops
@@ -249,7 +254,7 @@ def proxy_rows(run: Run, number: int) -> ProxyRows:
 def _train_proxy(run: Run, number: int, draft: Draft) -> None:
     proxies, rows = run.experiment.proxies, proxy_rows(run, number)
     np.save(draft.path / "subset.npy", rows.subset)
-    keep = Keep(proxies.checkpoints, proxies.moments)
+    keep = Keep(proxies.checkpoints, proxies.first_checkpoint, proxies.moments)
     train_model(run, run.experiment.model, proxies.train, rows.order, rows.seed, draft, keep)
 
 

@@ -269,5 +269,10 @@ def compare_folder(run_folder: Path, compare: CompareConfig) -> Path:
     return run_folder / "comparisons" / compare.name if compare.name else run_folder
 
 
+def evaluation_folder(comparison: Path, kind: str, model: str) -> Path:
+    """Where it is written what a model lost on one kind of examples, or got right."""
+    return comparison / "evaluations" / kind / model
+
+
 def _is_seen(file: PoolFile, seen: dict[str, tuple[str, str]]) -> bool:
     return file.shown in seen and seen[file.shown][0] == file.version
