@@ -179,7 +179,7 @@ def test_the_transfer_matrix_has_a_figure_for_each_pair(
     }
 
 
-def test_the_longer_cell_has_its_random_from_the_budgets(compare: ModuleType) -> None:
+def test_places_borrow_random_from_the_primary_cell(compare: ModuleType) -> None:
     cost = {"flops": 1.0, "seconds": 1.0}
     lines = [
         {"place": place, "part": "tune", "arm": arm, "seed": seed, "losses": {"a": loss + seed}}
@@ -188,11 +188,13 @@ def test_the_longer_cell_has_its_random_from_the_budgets(compare: ModuleType) ->
             (compare.PRIMARY, "random", 5.0),
             (compare.PRIMARY, "random@4", 4.0),
             (compare.LONGER, "top-8epochs@4", 3.5),
+            (compare.SHORT, "top", 4.2),
         )
         for seed in (0, 1)
     ]
     rows = {row["name"]: row["value"] for row in compare.all_figures(lines, "tune", ["a"])}
     assert rows["compare.mixed.2m.8m.a.dsdm.loss_minus_random"] == pytest.approx(-0.5)
+    assert rows["compare.short.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.8)
     assert not any(name.startswith("compare.mixed.2m.2m.a.dsdm") for name in rows)
 
 
@@ -215,8 +217,8 @@ def test_a_figure_that_is_a_bound_is_written_as_one(
 def test_a_task_has_other_examples_than_those_that_are_measured(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shrinkage = script("compare/shrinkage.py")
-    monkeypatch.setattr(shrinkage, "PER_PART", 2)
+    settings = script("compare/settings.py")
+    monkeypatch.setattr(settings, "PER_PART", 2)
     compared = finished.experiment.compare
     tasks = [msgspec.structs.replace(task, limit=4) for task in compared.heldout]
     run = msgspec.structs.replace(
@@ -225,23 +227,32 @@ def test_a_task_has_other_examples_than_those_that_are_measured(
         compare=msgspec.structs.replace(compared, heldout=tuple(tasks)),
     )
     run_experiment(run, until="heldout")
-    for task, path in zip(tasks, shrinkage.unmeasured_examples(run), strict=True):
+    for task, path in zip(tasks, settings.unmeasured_examples(run), strict=True):
         measured = (tmp_path / "run" / "heldout" / task.name / EXAMPLES).read_text("utf-8")
         others = read_jsonl_examples(str(path), " ", None)
         assert not any(json.dumps(other.context) in measured for other in others)
 
 
-def test_what_shrinkage_does_is_paired_by_seed() -> None:
-    shrinkage = script("compare/shrinkage.py")
-    losses = {(0.0, 0): 3.0, (0.0, 1): 4.0, (0.6, 0): 2.5, (0.6, 1): 3.7}
+def test_what_a_setting_does_is_paired_by_seed() -> None:
+    settings = script("compare/settings.py")
+    losses = {
+        ("0", 0): 3.0,
+        ("0", 1): 4.0,
+        ("0.3", 0): 2.5,
+        ("0.3", 1): 3.7,
+        ("short", 1): 3.8,
+        ("short", 0): 2.8,
+    }
     lines = [
-        {"shrinkage": by, "seed": seed, "kind": kind, "losses": {"a": loss + off, "b": loss - off}}
-        for (by, seed), loss in losses.items()
+        {"setting": name, "seed": seed, "kind": kind, "losses": {"a": loss + off, "b": loss - off}}
+        for (name, seed), loss in losses.items()
         for kind, off in (("targets", 1.0), ("heldout", 2.0))
     ]
-    rows = {row["name"]: row["value"] for row in shrinkage.all_figures(lines)}
-    names = [f"shrinkage_tune.0.6.{kind}.minus_none" for kind in ("mix", "heldout_mean", "both")]
-    assert rows == pytest.approx(dict.fromkeys(names, -0.4))
+    rows = {row["name"]: row["value"] for row in settings.all_figures(lines)}
+    kinds = ("mix", "heldout_mean", "both")
+    expected = {f"shrinkage_tune.0.3.{kind}.minus_none": -0.4 for kind in kinds}
+    expected |= {f"proxies_tune.short.{kind}.minus_long": 0.2 for kind in kinds}
+    assert rows == pytest.approx(expected)
 
 
 def test_what_is_measured_again_replaces_what_was(compare: ModuleType, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.costs import compared_costs
 from dsdm.pipeline.evaluation_stages import evaluations_work
 from dsdm.pipeline.losses import load_losses
-from dsdm.pipeline.run import compare_folder
+from dsdm.pipeline.run import compare_folder, evaluation_folder
 
 HERE = Path(__file__).parent
 LOSSES = HERE / "losses.jsonl"
@@ -59,10 +59,20 @@ SCORED_WHOLE = (
 )
 SHARED = (*TEXTS, "heldout", "topics", "proxies")
 """What the primary cell's run of a seed shares with the one that is scored whole."""
+SHORT_PROXIES = (("proxies.fraction", "0.2"), ("directions.curvature_rows", "2048"))
+"""Trained on half as many tokens, which are as many as a model of the comparison is trained on."""
 PRIMARY = "mixed.2m.2m"
+SLOPES = "slopes.2m.2m"
+SHORT = "short.2m.2m"
 LONGER = "mixed.2m.8m"
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
+BORROWED = {
+    SLOPES: ("random",),
+    SHORT: ("random", "random@2", "random@4", "dsir"),
+    LONGER: (LONGER_RANDOM,),
+}
+"""Arms of the primary cell that are another place's too: no proxy or score has a part in them."""
 TRANSFER = "singles"
 
 Line = dict[str, Any]
@@ -99,14 +109,34 @@ CELLS = (
     ),
     Cell(  # the same without shrinkage
         "slopes",
-        "slopes.2m.2m",
+        SLOPES,
         (0, 1, 2, 3, 4),
-        arms=("top", "random", "source-matched"),
+        arms=("top", "source-matched"),
         overrides=(("run", "../runs/comparison-slopes"), ("scores.shrinkage", "0")),
         links=(*TEXTS, "heldout", "proxies", "directions", "screening"),
     ),
-    Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
+    Cell(  # by proxies that cost half as much
+        "short",
+        SHORT,
+        (0, 1, 2, 3, 4),
+        arms=("top", "source-matched"),
+        overrides=(("run", "../runs/comparison-short"), *SHORT_PROXIES),
+        links=(*TEXTS, "heldout", "topics"),
+    ),
     Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
+        "short_bottom",
+        SHORT,
+        (2, 3, 4),
+        arms=("bottom",),
+        overrides=(
+            ("run", "../runs/comparison-short-whole"),
+            *SHORT_PROXIES,
+            ("scores.screening", "null"),
+        ),
+        links=(*TEXTS, "heldout", "topics"),
+    ),
+    Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
+    Cell(  # of a pool that is scored whole, as above
         "bottom", PRIMARY, (2,), arms=("bottom",), overrides=SCORED_WHOLE, links=SHARED
     ),
     Cell(
@@ -195,11 +225,11 @@ def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Li
     training, selection = compared_costs(experiment, list(evaluated))
     works = evaluations_work(Run(experiment))
     current = {work.path for work in works if work.state()[0] == "done"}
-    folder = compare_folder(experiment.folder, compare) / "evaluations"
+    comparison = compare_folder(experiment.folder, compare)
     for part, by_arm in found.items():
         for arm, seeds in by_arm.items():
             for inner, losses in seeds.items():
-                if folder / part / f"{arm}-{inner}" not in current:
+                if evaluation_folder(comparison, part, f"{arm}-{inner}") not in current:
                     continue
                 yield {
                     "place": cell.place,
@@ -247,9 +277,9 @@ def all_figures(lines: list[Line], part: str, mix: list[str]) -> Iterator[dict[s
 
 
 def is_of(line: Line, place: str) -> bool:
-    """Whether a model belongs to a place; of the primary cell's, one random does to two."""
-    also = LONGER if (line["place"], line["arm"]) == (PRIMARY, LONGER_RANDOM) else None
-    return place in (line["place"], also)
+    """Whether a model belongs to a place; some of the primary cell's belong to several."""
+    is_borrowed = line["place"] == PRIMARY and line["arm"] in BORROWED.get(place, ())
+    return is_borrowed or line["place"] == place
 
 
 def place_figures(place: str, lines: list[Line], mix: list[str]) -> Iterator[dict[str, Any]]:

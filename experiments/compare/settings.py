@@ -1,12 +1,13 @@
-"""Which shrinkage: what it does to the targets, and to tasks that nobody selects for.
+"""What a setting does to the targets, and to tasks that nobody selects for.
 
-    python experiments/compare/shrinkage.py [--seeds 2 3 4] [--shrinkages 0 0.3 0.6]
+    python experiments/compare/settings.py [--seeds 2 3 4] [--settings 0.3 short ...]
 
-Run the primary cell of run.py first. Each seed's scores are merged at several shrinkages, which
-scores nothing again, and a model is trained on each selection. It is measured on the targets' tune
-part and on examples of the held-out tasks that no cell of run.py measures. Figures are
-`shrinkage_tune.*`, each minus those of no shrinkage and paired by seed, of what is measured so far;
-a killed command goes on where it was.
+Run the primary cell of run.py first, and the short one. A setting is the primary cell with
+overrides; its seeds are runs of their own, which share what they can, and a model is trained on
+each selection. It is measured on the targets' tune part and on examples of the held-out tasks that
+no cell of run.py measures. Figures are differences, paired by seed, of what is measured so far:
+`shrinkage_tune.*` minus no shrinkage, `proxies_tune.*` minus long proxies. A killed command goes
+on where it was.
 """
 
 import argparse
@@ -22,20 +23,32 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from linked import TEXTS, link_parts
 from record import read_lines, write_figures, write_lines
-from run import CELLS, HERE, difference_figure, experiment_of
+from run import CELLS, HERE, SHORT_PROXIES, difference_figure, experiment_of
 
 from dsdm.data.tasks import EXAMPLES
-from dsdm.datamodel.config import shrinkage_of
 from dsdm.evaluation.comparison import ALL_TARGETS, compare_losses
 from dsdm.experiment import Experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.losses import load_losses
 
 PRIMARY = CELLS[0]
-LOSSES = HERE / "shrinkage_losses.jsonl"
-"""Mean losses by task: one line for each shrinkage, seed and kind of task."""
-SHRINKAGES = (0.0, 0.3, 0.6)
+(SHORT_CELL,) = (cell for cell in CELLS if cell.name == "short")
+LOSSES = HERE / "settings_losses.jsonl"
+"""Mean losses by task: one line for each setting, seed and kind of task."""
 NONE = "0"
+AS_IT_IS = "0.3"
+SHORT = "short"
+SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    NONE: (("scores.shrinkage", "0"),),
+    AS_IT_IS: (),
+    "0.6": (("scores.shrinkage", "0.6"),),
+    SHORT: SHORT_PROXIES,
+}
+FIGURES = (
+    (NONE, (AS_IT_IS, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
+    (AS_IT_IS, (SHORT,), "proxies_tune.{}.{}.minus_long"),
+)
+"""What settings are compared with, which ones, and what the differences are called."""
 SEEDS = (2, 3, 4)
 LINKED = (*TEXTS, "topics", "proxies", "directions", "screening", "scores")
 PER_PART = 100
@@ -47,18 +60,21 @@ def main() -> None:
     """Trains and measures what is missing, and writes the figures of all that is there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
-    parser.add_argument("--shrinkages", nargs="*", type=float, default=SHRINKAGES)
+    parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
     for seed in options.seeds:
         primary = experiment_of(PRIMARY, seed)
         files = list(unmeasured_examples(primary))
-        for shrinkage in options.shrinkages:
-            experiment = experiment_at(shrinkage, seed, files)
-            models = ["models"] * (shrinkage == shrinkage_of(primary.scores, "ekfac"))
-            link_parts(primary.folder, experiment.folder, [*LINKED, *models])
+        for setting in options.settings:
+            experiment = experiment_at(setting, seed, files)
+            # What is merged in another way is scored as the primary cell is.
+            made = experiment_of(SHORT_CELL, seed) if setting == SHORT else primary
+            models = ["models"] * (setting in (AS_IT_IS, SHORT))
+            parts = [name for name in (*LINKED, *models) if (made.folder / name).exists()]
+            link_parts(made.folder, experiment.folder, parts)
             run_experiment(experiment)
-            add_lines(shrinkage, seed, experiment)
-    write_figures("shrinkage_tune", list(all_figures(read_lines(LOSSES))))
+            add_lines(setting, seed, experiment)
+    write_figures("settings_tune", list(all_figures(read_lines(LOSSES))))
 
 
 def unmeasured_examples(primary: Experiment) -> Iterator[Path]:
@@ -79,42 +95,44 @@ def unmeasured_examples(primary: Experiment) -> Iterator[Path]:
             yield path
 
 
-def experiment_at(shrinkage: float, seed: int, files: list[Path]) -> Experiment:
-    """One seed of the primary cell at a shrinkage, with other examples of the held-out tasks."""
+def experiment_at(setting: str, seed: int, files: list[Path]) -> Experiment:
+    """One seed of the primary cell at a setting, with other examples of the held-out tasks."""
     tasks = [{"name": path.stem, "file": str(path), "limit": PER_PART} for path in files]
     overrides = (
-        ("run", f"../runs/shrinkage-{shrinkage:g}"),
-        ("scores.shrinkage", f"{shrinkage:g}"),
+        ("run", f"../runs/settings-{setting}"),
+        *SETTINGS[setting],
         ("compare.heldout", json.dumps(tasks)),
     )
     return experiment_of(replace(PRIMARY, arms=("top",), overrides=overrides), seed)
 
 
-def add_lines(shrinkage: float, seed: int, experiment: Experiment) -> None:
+def add_lines(setting: str, seed: int, experiment: Experiment) -> None:
     """Adds one model's losses, in place of what was measured of it before."""
     compare = experiment.compare
     assert compare is not None
     targets = [target.name for target in experiment.targets if target.weight > 0]
     heldout = [task.name for task in compare.heldout]
-    found = {(line["shrinkage"], line["seed"], line["kind"]): line for line in read_lines(LOSSES)}
+    found = {(line["setting"], line["seed"], line["kind"]): line for line in read_lines(LOSSES)}
     for kind, part, names in (("targets", "tune", targets), ("heldout", "heldout", heldout)):
         losses = load_losses(experiment.folder, part, compare, names)["top"][0]
         means = {name: float(values.mean()) for name, values in losses.items()}
-        line = {"shrinkage": shrinkage, "seed": seed, "kind": kind, "losses": means}
-        found[shrinkage, seed, kind] = line
+        line = {"setting": setting, "seed": seed, "kind": kind, "losses": means}
+        found[setting, seed, kind] = line
     write_lines(LOSSES, [found[key] for key in sorted(found)])
 
 
 def all_figures(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each shrinkage's mean loss minus that of none, by kind of task, and the mean of both."""
+    """Differences of mean losses by kind of task, and of the mean of both kinds."""
     losses: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for line in lines:
-        by_kind = losses.setdefault(f"{line['shrinkage']:g}", {}).setdefault(line["seed"], {})
+        by_kind = losses.setdefault(line["setting"], {}).setdefault(line["seed"], {})
         by_kind[MEANS[line["kind"]]] = np.array([np.mean(list(line["losses"].values()))])
-    for less in compare_losses(losses, NONE):
-        if less.difference is not None:
-            kind = "both" if less.target == ALL_TARGETS else less.target
-            yield difference_figure(f"shrinkage_tune.{less.arm}.{kind}.minus_none", less)
+    for against, settings, called in FIGURES:
+        pair = {name: losses[name] for name in (against, *settings) if name in losses}
+        for less in compare_losses(pair, against):
+            if less.difference is not None:
+                kind = "both" if less.target == ALL_TARGETS else less.target
+                yield difference_figure(called.format(less.arm, kind), less)
 
 
 if __name__ == "__main__":
