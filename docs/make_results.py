@@ -91,6 +91,7 @@ CALLED = {
     "mix": "the three together",
     "mixed.2m.2m": "all sources",
     "slopes.2m.2m": "all sources, without shrinkage",
+    "short.2m.2m": "all sources, proxies of half the length",
     "mixed.2m.8m": "all sources, four times the training",
     "mixed.7m.2m": "all sources, a larger model",
     "multiplier_gross": "gross",
@@ -141,7 +142,7 @@ TABLES = (
         "Other pools, sizes and budgets",
         "The three targets together.",
         rf"compare\.(?P<column>[a-z0-9.]+)\.mix\.{METHOD}\.loss_minus_random",
-        ("mixed.2m.2m", "slopes.2m.2m", "mixed.2m.8m", "mixed.7m.2m", "clean.2m.2m"),
+        ("mixed.2m.2m", "slopes.2m.2m", "short.2m.2m", "mixed.2m.8m", "mixed.7m.2m", "clean.2m.2m"),
     ),
     Pivot(
         "Selected for one task, measured on each",

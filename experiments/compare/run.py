@@ -69,7 +69,7 @@ LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
 BORROWED = {
     SLOPES: ("random",),
-    SHORT: ("random", "random@2", "random@4", "dsir"),
+    SHORT: ("random", "random@2", "random@4"),
     LONGER: (LONGER_RANDOM,),
 }
 """Arms of the primary cell that are another place's too: no proxy or score has a part in them."""
@@ -115,28 +115,16 @@ CELLS = (
         overrides=(("run", "../runs/comparison-slopes"), ("scores.shrinkage", "0")),
         links=(*TEXTS, "heldout", "proxies", "directions", "screening"),
     ),
-    Cell(  # by proxies that cost half as much
+    Cell(  # by proxies that cost half as much; its lowest scores are predictions
         "short",
         SHORT,
-        (0, 1, 2, 3, 4),
-        arms=("top", "source-matched"),
+        (2, 3),
+        arms=("top", "source-matched", "bottom"),
         overrides=(("run", "../runs/comparison-short"), *SHORT_PROXIES),
         links=(*TEXTS, "heldout", "topics"),
     ),
-    Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
-        "short_bottom",
-        SHORT,
-        (2, 3, 4),
-        arms=("bottom",),
-        overrides=(
-            ("run", "../runs/comparison-short-whole"),
-            *SHORT_PROXIES,
-            ("scores.screening", "null"),
-        ),
-        links=(*TEXTS, "heldout", "topics"),
-    ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
-    Cell(  # of a pool that is scored whole, as above
+    Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
         "bottom", PRIMARY, (2,), arms=("bottom",), overrides=SCORED_WHOLE, links=SHARED
     ),
     Cell(
