@@ -189,12 +189,14 @@ def test_places_borrow_random_from_the_primary_cell(compare: ModuleType) -> None
             (compare.PRIMARY, "random@4", 4.0),
             (compare.LONGER, "top-8epochs@4", 3.5),
             (compare.SHORT, "top", 4.2),
+            (compare.SLOPES, "top", 4.7),
         )
         for seed in (0, 1)
     ]
     rows = {row["name"]: row["value"] for row in compare.all_figures(lines, "tune", ["a"])}
     assert rows["compare.mixed.2m.8m.a.dsdm.loss_minus_random"] == pytest.approx(-0.5)
     assert rows["compare.short.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.8)
+    assert rows["compare.slopes.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.3)
     assert not any(name.startswith("compare.mixed.2m.2m.a.dsdm") for name in rows)
 
 
@@ -240,8 +242,7 @@ def test_what_a_setting_does_is_paired_by_seed() -> None:
         ("0", 1): 4.0,
         ("0.3", 0): 2.5,
         ("0.3", 1): 3.7,
-        ("short", 1): 3.8,
-        ("short", 0): 2.8,
+        ("short", 1): 4.2,
     }
     lines = [
         {"setting": name, "seed": seed, "kind": kind, "losses": {"a": loss + off, "b": loss - off}}
@@ -251,7 +252,7 @@ def test_what_a_setting_does_is_paired_by_seed() -> None:
     rows = {row["name"]: row["value"] for row in settings.all_figures(lines)}
     kinds = ("mix", "heldout_mean", "both")
     expected = {f"shrinkage_tune.0.3.{kind}.minus_none": -0.4 for kind in kinds}
-    expected |= {f"proxies_tune.short.{kind}.minus_long": 0.2 for kind in kinds}
+    expected |= {f"proxies_tune.short.{kind}.minus_long": 0.5 for kind in kinds}
     assert rows == pytest.approx(expected)
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from linked import TEXTS, link_parts
-from record import read_lines, write_figures, write_lines
+from record import commit, read_lines, write_figures, write_lines
 from run import CELLS, HERE, SHORT_PROXIES, difference_figure, experiment_of
 
 from dsdm.data.tasks import EXAMPLES
@@ -31,7 +31,7 @@ from dsdm.experiment import Experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.losses import load_losses
 
-PRIMARY = CELLS[0]
+PRIMARY_CELL = CELLS[0]
 (SHORT_CELL,) = (cell for cell in CELLS if cell.name == "short")
 LOSSES = HERE / "settings_losses.jsonl"
 """Mean losses by task: one line for each setting, seed and kind of task."""
@@ -40,7 +40,7 @@ AS_IT_IS = "0.3"
 SHORT = "short"
 SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     NONE: (("scores.shrinkage", "0"),),
-    AS_IT_IS: (),
+    AS_IT_IS: (("scores.shrinkage", AS_IT_IS),),
     "0.6": (("scores.shrinkage", "0.6"),),
     SHORT: SHORT_PROXIES,
 }
@@ -62,16 +62,18 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
+    commit()  # Of the code as it is now, as in run.py.
     for seed in options.seeds:
-        primary = experiment_of(PRIMARY, seed)
+        primary = experiment_of(PRIMARY_CELL, seed)
         files = list(unmeasured_examples(primary))
         for setting in options.settings:
+            if setting == SHORT and seed not in SHORT_CELL.seeds:
+                continue
             experiment = experiment_at(setting, seed, files)
             # What is merged in another way is scored as the primary cell is.
             made = experiment_of(SHORT_CELL, seed) if setting == SHORT else primary
             models = ["models"] * (setting in (AS_IT_IS, SHORT))
-            parts = [name for name in (*LINKED, *models) if (made.folder / name).exists()]
-            link_parts(made.folder, experiment.folder, parts)
+            link_parts(made.folder, experiment.folder, [*LINKED, *models])
             run_experiment(experiment)
             add_lines(setting, seed, experiment)
     write_figures("settings_tune", list(all_figures(read_lines(LOSSES))))
@@ -103,7 +105,7 @@ def experiment_at(setting: str, seed: int, files: list[Path]) -> Experiment:
         *SETTINGS[setting],
         ("compare.heldout", json.dumps(tasks)),
     )
-    return experiment_of(replace(PRIMARY, arms=("top",), overrides=overrides), seed)
+    return experiment_of(replace(PRIMARY_CELL, arms=("top",), overrides=overrides), seed)
 
 
 def add_lines(setting: str, seed: int, experiment: Experiment) -> None:

@@ -141,9 +141,12 @@ def test_an_earlier_first_checkpoint_counts_for_fewer_steps() -> None:
     config = TrainConfig(lr=1.0, warmup_share=0.0, min_lr_share=1.0)  # the same rate all along
     assert kept_steps(20, 2, 0.25) == [5, 20]
     np.testing.assert_allclose(checkpoint_rates(config, 20, 2, 0.25), [0.5, 1.5], atol=1e-12)
-    assert kept_steps(20, 3, 1 / 3) == kept_steps(20, 3)
-    equal = [checkpoint_rates(config, 20, 3, first) for first in (1 / 3, None)]
+    assert kept_steps(21, 3, 1 / 3) == kept_steps(21, 3)
+    equal = [checkpoint_rates(config, 21, 3, first) for first in (1 / 3, None)]
     np.testing.assert_allclose(*equal, atol=1e-12)
+    # By the steps as they are rounded.
+    assert kept_steps(3, 2, 0.25) == [1, 3]
+    np.testing.assert_allclose(checkpoint_rates(config, 3, 2, 0.25), [2 / 3, 4 / 3], atol=1e-12)
     assert kept_steps(20, 1, 0.25) == [20]
 
 
@@ -211,14 +214,14 @@ def test_more_checkpoints_than_steps_are_an_error(tmp_path: Path, dsdm: Dsdm) ->
     )
     code, _, err = dsdm("run", experiment)
     assert code == 2
-    assert "steps, which have no 500 checkpoints" in err
+    assert "proxies.checkpoints 500: a proxy is trained for" in err
 
 
 @pytest.mark.parametrize(
     ("proxies", "message"),
     [
         ({"first_checkpoint": 0.25}, "set proxies.checkpoints to 2 or more"),
-        ({"checkpoints": 2, "first_checkpoint": 0.999}, "which have no 2 checkpoints"),
+        ({"checkpoints": 2, "first_checkpoint": 0.999}, "proxies.first_checkpoint 0.999: "),
     ],
 )
 def test_a_first_checkpoint_that_is_none_is_an_error(

@@ -35,13 +35,11 @@ def checkpoint_rates(
 ) -> list[float]:
     """What each of `kept_steps` counts for: the mean learning rate of the steps that lead to it.
 
-    Where they are not at equal distances, the mean is over `num_steps / count` steps: what leads to
-    the first of two after a quarter of a training counts for half as many steps as that.
+    With `first` it is their sum over `num_steps / count`, so that more steps count for more.
     """
     rates = [learning_rate(config, step, num_steps) for step in range(num_steps)]
     ends = kept_steps(num_steps, count, first)
-    means = [float(np.mean(rates[a:b])) for a, b in zip([0, *ends], ends, strict=False)]
+    parts = [rates[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     if first is None or count == 1:
-        return means
-    distances = np.diff([0, *np.linspace(first, 1, count)])
-    return [float(mean * distance * count) for mean, distance in zip(means, distances, strict=True)]
+        return [float(np.mean(part)) for part in parts]
+    return [sum(part) * count / num_steps for part in parts]

@@ -144,13 +144,15 @@ class Keep:
         """Where each checkpoint before the last is written while training goes on, by its step.
 
         Raises:
-            ConfigError: there are fewer steps than checkpoints.
+            ConfigError: two of them would be at the same step, or one before the first.
         """
         steps = kept_steps(num_steps, self.checkpoints, self.first)
         if steps[0] < 1 or len(set(steps)) < len(steps):
+            first = "" if self.first is None else f", proxies.first_checkpoint {self.first:g}"
             raise ConfigError(
-                f"proxies.checkpoints: a proxy is trained for {num_steps} steps, which have no "
-                f"{self.checkpoints} checkpoints. Train longer, or in smaller batches."
+                f"proxies.checkpoints {self.checkpoints}{first}: a proxy is trained for "
+                f"{num_steps} steps, which have no such checkpoints. Train longer, or in smaller "
+                "batches."
             )
         return {step: work / CHECKPOINTS / str(i) for i, step in enumerate(steps[:-1])}
 

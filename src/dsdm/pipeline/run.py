@@ -210,7 +210,7 @@ class Run:
     def point_weights(self) -> np.ndarray:
         """What each checkpoint counts for, in order; all together 1.
 
-        As much for each proxy, and within it by the mean learning rate that led to a checkpoint.
+        As much for each proxy, and within it by the learning rates that led to a checkpoint.
         """
         proxies = self.experiment.proxies
         if proxies.checkpoints == 1:
