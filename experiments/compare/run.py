@@ -61,15 +61,23 @@ SHARED = (*TEXTS, "heldout", "topics", "proxies")
 """What the primary cell's run of a seed shares with the one that is scored whole."""
 SHORT_PROXIES = (("proxies.fraction", "0.2"), ("directions.curvature_rows", "2048"))
 """Trained on half as many tokens, which are as many as a model of the comparison is trained on."""
+PAIR_OF_PROXIES = (
+    ("proxies.count", "2"),
+    ("proxies.fraction", "0.05"),
+    ("directions.curvature_rows", "2048"),
+)
+"""Two, each trained on an eighth of the tokens: they cost together what the one does."""
 PRIMARY = "mixed.2m.2m"
 SLOPES = "slopes.2m.2m"
 SHORT = "short.2m.2m"
+PAIR = "pair.2m.2m"
 LONGER = "mixed.2m.8m"
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
 BORROWED = {
     SLOPES: ("random",),
     SHORT: ("random", "random@2", "random@4"),
+    PAIR: ("random", "random@2", "random@4"),
     LONGER: (LONGER_RANDOM,),
 }
 """Arms of the primary cell that are another place's too: no proxy or score has a part in them."""
@@ -121,6 +129,14 @@ CELLS = (
         (2, 3),
         arms=("top", "source-matched", "bottom"),
         overrides=(("run", "../runs/comparison-short"), *SHORT_PROXIES),
+        links=(*TEXTS, "heldout", "topics"),
+    ),
+    Cell(
+        "pair",
+        PAIR,
+        (0, 1, 2, 3, 4),
+        arms=("top", "source-matched", "bottom"),
+        overrides=(("run", "../runs/comparison-pair"), *PAIR_OF_PROXIES),
         links=(*TEXTS, "heldout", "topics"),
     ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
