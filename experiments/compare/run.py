@@ -57,7 +57,9 @@ SCORED_WHOLE = (
     ("scores.per_target", "true"),
     ("scores.screening", "null"),
 )
-SHARED = (*TEXTS, "heldout", "topics", "proxies")
+READ = (*TEXTS, "heldout", "topics")
+"""What runs of a seed share whatever their proxies are."""
+SHARED = (*READ, "proxies")
 """What the primary cell's run of a seed shares with the one that is scored whole."""
 SHORT_PROXIES = (("proxies.fraction", "0.2"), ("directions.curvature_rows", "2048"))
 """Trained on half as many tokens, which are as many as a model of the comparison is trained on."""
@@ -74,10 +76,12 @@ PAIR = "pair.2m.2m"
 LONGER = "mixed.2m.8m"
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
+BUDGETS = ("random", "random@2", "random@4")
+"""Random's curve."""
 BORROWED = {
     SLOPES: ("random",),
-    SHORT: ("random", "random@2", "random@4"),
-    PAIR: ("random", "random@2", "random@4"),
+    SHORT: BUDGETS,
+    PAIR: BUDGETS,
     LONGER: (LONGER_RANDOM,),
 }
 """Arms of the primary cell that are another place's too: no proxy or score has a part in them."""
@@ -113,7 +117,7 @@ CELLS = (
         "budgets",
         PRIMARY,
         (0, 2, 3, 4),
-        arms=("random", "random@2", "random@4"),
+        arms=BUDGETS,
     ),
     Cell(  # the same without shrinkage
         "slopes",
@@ -129,7 +133,7 @@ CELLS = (
         (2, 3),
         arms=("top", "source-matched", "bottom"),
         overrides=(("run", "../runs/comparison-short"), *SHORT_PROXIES),
-        links=(*TEXTS, "heldout", "topics"),
+        links=READ,
     ),
     Cell(
         "pair",
@@ -137,7 +141,7 @@ CELLS = (
         (0, 1, 2, 3, 4),
         arms=("top", "source-matched", "bottom"),
         overrides=(("run", "../runs/comparison-pair"), *PAIR_OF_PROXIES),
-        links=(*TEXTS, "heldout", "topics"),
+        links=READ,
     ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
     Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions

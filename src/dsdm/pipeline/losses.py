@@ -35,9 +35,9 @@ def heldout_losses(run: Run, model: Path) -> dict[str, np.ndarray]:
 def load_losses(run_folder: Path, part: str, compare: CompareConfig, targets: list[str]) -> Losses:
     """The loss of each example by arm, seed and target, of the evaluations that are finished."""
     losses: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    comparison = compare_folder(run_folder, compare)
     for arm in compare.arms:
         for seed in range(compare.seeds):
-            comparison = compare_folder(run_folder, compare)
             folder = evaluation_folder(comparison, part, f"{arm}-{seed}")
             if load_manifest(folder) is not None:
                 losses.setdefault(arm, {})[seed] = {
