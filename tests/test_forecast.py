@@ -76,6 +76,11 @@ def test_tokens_are_counted_as_the_run_will_read_them(tiny: Path) -> None:
     assert table["models"][1] == "17.2K"  # 2 arms x 2 seeds x 4 epochs x a fifth of the pool
 
 
+def test_proxies_of_so_many_tokens_are_counted_by_them(tiny: Path) -> None:
+    path = write_experiment(tiny.parent, proxies={"count": 3, "tokens": 1000, "epochs": 2.0})
+    assert rows(forecast(load_experiment(path, [])))["proxies"][1] == "6K"
+
+
 def test_a_screened_pool_is_read_in_part(tiny: Path) -> None:
     screening = {"sample": 0.1, "share": 0.25}
     path = write_experiment(tiny.parent, scores={"screening": screening})

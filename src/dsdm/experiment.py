@@ -53,6 +53,8 @@ class ProxiesConfig(Config):
     """How many; the scores' noise falls with it, the cost rises."""
     fraction: float = 0.4
     """Share of the pool's rows that each proxy is trained on, drawn anew for each."""
+    tokens: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    """Rows of about so many tokens in place of `fraction`; the whole pool where it has fewer."""
     epochs: float = 1.0
     """Passes over that share."""
     train: TrainConfig = TrainConfig()
@@ -70,6 +72,10 @@ class ProxiesConfig(Config):
     def num_points(self) -> int:
         """Checkpoints of all proxies."""
         return self.count * self.checkpoints
+
+    def share_of(self, pool_tokens: float) -> float:
+        """What each proxy is trained on, as a share of a pool of so many tokens."""
+        return self.fraction if self.tokens is None else min(1.0, self.tokens / pool_tokens)
 
 
 class Experiment(Config):

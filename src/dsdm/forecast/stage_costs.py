@@ -91,7 +91,8 @@ def _topics(experiment: Experiment, measured: Measured) -> Cost:
 
 def _proxies(experiment: Experiment, measured: Measured) -> Cost:
     proxies, speed = experiment.proxies, measured.speed
-    tokens = proxies.count * proxies.fraction * proxies.epochs * measured.pool.tokens
+    pool_tokens = measured.pool.tokens
+    tokens = proxies.count * proxies.share_of(pool_tokens) * proxies.epochs * pool_tokens
     batch = min(step_tokens(proxies.train, measured.pool), proxies.train.micro_batch_tokens)
     return Cost(
         tokens=tokens,
@@ -180,7 +181,7 @@ def _replay(
 ) -> tuple[Number, Number]:
     """FLOPs to follow a proxy's training backwards, for each of its checkpoints, and bytes held."""
     proxies, speed = experiment.proxies, measured.speed
-    tokens = proxies.fraction * proxies.epochs * measured.pool.tokens
+    tokens = proxies.share_of(measured.pool.tokens) * proxies.epochs * measured.pool.tokens
     a_step = step_tokens(proxies.train, measured.pool)
     steps = max(1.0, tokens / a_step)
     tail = experiment.directions.tail

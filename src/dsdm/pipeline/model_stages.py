@@ -46,6 +46,9 @@ def proxies_work(run: Run) -> Iterator[Work]:
             "train": training_content(experiment.proxies.train),
             "seed": [experiment.seed, number],
         }
+        if experiment.proxies.tokens is not None:
+            del config["fraction"]
+            config["tokens"] = experiment.proxies.tokens
         if experiment.proxies.checkpoints > 1:
             config["checkpoints"] = experiment.proxies.checkpoints
             if experiment.proxies.first_checkpoint is not None:
@@ -247,7 +250,8 @@ def proxy_rows(run: Run, number: int) -> ProxyRows:
     experiment, proxies = run.experiment, run.experiment.proxies
     seed = derived_seed(experiment.seed, "proxy", number)
     rows = usable_rows(run)
-    count = max(1, round(proxies.fraction * len(rows)))
+    tokens = float(rows.lengths.sum()) if proxies.tokens is not None else 0.0
+    count = max(1, round(proxies.share_of(tokens) * len(rows)))
     drawn = np.random.default_rng(seed).choice(len(rows), count, replace=False)
     subset = rows.originals(np.sort(drawn))
     return ProxyRows(seed, subset, epoch_order(subset, proxies.epochs, seed))

@@ -1,0 +1,36 @@
+"""How much of the pool a proxy is trained on."""
+
+import msgspec
+import numpy as np
+
+from dsdm.pipeline import Run
+from dsdm.pipeline.model_stages import proxies_work, proxy_rows
+
+
+def trained_on(run: Run, **proxies: object) -> Run:
+    changed = msgspec.structs.replace(run.experiment.proxies, **proxies)
+    return Run(msgspec.structs.replace(run.experiment, proxies=changed))
+
+
+def test_a_proxys_share_can_be_said_in_tokens(run: Run) -> None:
+    whole = run.examples.num_tokens
+    rows = proxy_rows(trained_on(run, tokens=round(0.3 * whole), epochs=1.0), 0).subset
+    read = run.examples.lengths_of(rows).sum()
+    longest = run.examples.lengths.max()
+    assert abs(read - 0.3 * whole) <= 2 * longest
+    of_share = proxy_rows(trained_on(run, fraction=0.3, epochs=1.0), 0).subset
+    assert np.array_equal(rows, of_share)
+
+
+def test_a_pool_of_fewer_tokens_is_read_whole(run: Run) -> None:
+    rows = proxy_rows(trained_on(run, tokens=10**9), 0).subset
+    assert np.array_equal(rows, np.arange(run.num_first_rows))
+
+
+def test_proxies_whose_tokens_stand_do_not_depend_on_the_share(run: Run) -> None:
+    prints = [
+        next(proxies_work(trained_on(run, tokens=500, fraction=share))).fingerprint
+        for share in (0.2, 0.9)
+    ]
+    assert prints[0] == prints[1]
+    assert next(proxies_work(trained_on(run, tokens=501))).fingerprint != prints[0]
