@@ -75,6 +75,14 @@ def write_figures(file: str, rows: list[dict[str, Any]]) -> None:
         print(f"{row['name']:50} {row['value']:.4g}{interval} {row['unit']}")
 
 
+def add_figures(file: str, rows: list[dict[str, Any]]) -> None:
+    """Adds to the rows of one file, in place of those of the same names."""
+    path = RESULTS / f"{file}.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    found = {row["name"]: row for row in [*old, *rows]}
+    write_figures(file, [found[name] for name in sorted(found)])
+
+
 def _replace(path: Path, text: str) -> None:
     # Not by dsdm.artifacts: peers' environments, which this is imported in, have no dsdm.
     draft = path.with_name(f".{path.name}.draft")

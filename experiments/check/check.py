@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from linked import experiment_of_seed, link_parts
-from record import figure, write_figures
+from record import add_figures, figure
 
 from dsdm.artifacts import MANIFEST, load_checked, write_checked
 from dsdm.datamodel.directions import load_direction, save_direction
@@ -104,7 +104,7 @@ def main() -> None:
     if not options.setups or PILOT in options.setups:
         pilot = experiment_of_seed(HERE.parent / "compare" / "mixed.yaml", [], 0)
         rows.append(verdict_figure(PILOT, pilot, workers))
-    write_figures("check", rows)
+    add_figures("check", rows)
 
 
 def experiment_of(setup: Setup) -> Experiment:

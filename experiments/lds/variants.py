@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from lds import KINDS, bank_config, read_losses
 from linked import TEXTS, link_parts
-from record import figure, write_figures
+from record import add_figures, figure
 
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline import Run, run_experiment
@@ -46,6 +46,8 @@ VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "metagradient": (("directions.estimators", "[metagradient]"),),
     "metagradient_whole": (("directions.estimators", "[metagradient]"), ("directions.tail", "1")),
     "margin": (("directions.output", "margin"),),
+    "rows128": (("directions.curvature_rows", "128"),),
+    "rows512": (("directions.curvature_rows", "512"),),
 }
 
 
@@ -71,7 +73,7 @@ def main() -> None:
     board = lds_board(bank, scores)
     print_table(board)
     setup = options.setup.stem
-    write_figures(f"lds_variants_{setup}", list(figures(board, f"lds_variants.{setup}")))
+    add_figures(f"lds_variants_{setup}", list(figures(board, f"lds_variants.{setup}")))
 
 
 def scored(main_run: Run, setup: Path, variant: str) -> Run:
