@@ -73,15 +73,16 @@ def test_an_arm_of_a_place_is_of_one_run(compare: ModuleType) -> None:
             assert runs.setdefault((cell.place, arm), experiment.folder) == experiment.folder
 
 
-def test_a_cell_takes_over_what_the_primary_cell_has_finished(
-    compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "of"), [("whole", "primary"), ("long-bottom", "long")])
+def test_a_cell_takes_over_what_another_has_finished(
+    compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, of: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bottom = next(cell for cell in compare.CELLS if cell.name == "bottom")
-    primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], bottom))
-    (primary / "proxies" / "0").mkdir(parents=True)
-    (primary / "baselines").mkdir()
-    compare.link_primary(bottom, 1, folder)
+    cell = compare.cell_named(name)
+    other, folder = (compare.experiment_of(c, 1).folder for c in (compare.cell_named(of), cell))
+    (other / "proxies" / "0").mkdir(parents=True)
+    (other / "baselines").mkdir()
+    compare.link_finished(cell, 1, folder)
     assert [path.name for path in folder.iterdir()] == ["proxies"]
 
 
@@ -93,6 +94,21 @@ def test_a_link_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "other" / ".proxies.draft" / "half").mkdir(parents=True)
     linked.link_parts(tmp_path / "run", tmp_path / "other", ["proxies"])
     assert [path.name for path in (tmp_path / "other").rglob("*")] == ["proxies", "weights"]
+
+
+def test_figures_that_were_not_measured_again_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = script("record.py")
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    rows = [
+        {"name": name, "value": value, "low": None, "unit": "x"}
+        for name, value in (("b", 1.0), ("a", 2.0))
+    ]
+    record.write_figures("f", rows)
+    record.add_figures("f", [rows[0] | {"value": 3.0}])
+    found = json.loads((tmp_path / "f.json").read_text("utf-8"))
+    assert [(row["name"], row["value"]) for row in found] == [("a", 2.0), ("b", 3.0)]
 
 
 def test_every_set_up_of_the_check_can_be_read() -> None:
@@ -188,6 +204,8 @@ def test_places_borrow_random_from_the_primary_cell(compare: ModuleType) -> None
             (compare.PRIMARY, "random", 5.0),
             (compare.PRIMARY, "random@4", 4.0),
             (compare.LONGER, "top-8epochs@4", 3.5),
+            (compare.WHOLE, "bottom", 5.5),
+            (compare.LONG, "top", 4.1),
             (compare.SHORT, "top", 4.2),
             (compare.SLOPES, "top", 4.7),
         )
@@ -195,6 +213,8 @@ def test_places_borrow_random_from_the_primary_cell(compare: ModuleType) -> None
     ]
     rows = {row["name"]: row["value"] for row in compare.all_figures(lines, "tune", ["a"])}
     assert rows["compare.mixed.2m.8m.a.dsdm.loss_minus_random"] == pytest.approx(-0.5)
+    assert rows["compare.whole.2m.2m.a.bottom.loss_minus_random"] == pytest.approx(0.5)
+    assert rows["compare.long.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.9)
     assert rows["compare.short.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.8)
     assert rows["compare.slopes.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.3)
     assert not any(name.startswith("compare.mixed.2m.2m.a.dsdm") for name in rows)
@@ -235,6 +255,17 @@ def test_a_task_has_other_examples_than_those_that_are_measured(
         assert not any(json.dumps(other.context) in measured for other in others)
 
 
+def test_a_cell_takes_parts_of_a_run_that_made_them_alike(compare: ModuleType) -> None:
+    for cell in (cell for cell in compare.CELLS if "proxies" in cell.links):
+        own = compare.experiment_of(cell, 2)
+        other = compare.experiment_of(compare.cell_named(cell.links_of), 2)
+        assert own.folder != other.folder
+        assert own.proxies == other.proxies
+        if "directions" in cell.links:
+            assert own.directions == other.directions
+            assert own.scores.per_target == other.scores.per_target
+
+
 def test_what_a_setting_does_is_paired_by_seed() -> None:
     settings = script("compare/settings.py")
     losses = {
@@ -243,6 +274,8 @@ def test_what_a_setting_does_is_paired_by_seed() -> None:
         ("0.3", 0): 2.5,
         ("0.3", 1): 3.7,
         ("short", 1): 4.2,
+        ("pair", 0): 2.4,
+        ("pair", 1): 3.6,
     }
     lines = [
         {"setting": name, "seed": seed, "kind": kind, "losses": {"a": loss + off, "b": loss - off}}
@@ -253,6 +286,7 @@ def test_what_a_setting_does_is_paired_by_seed() -> None:
     kinds = ("mix", "heldout_mean", "both")
     expected = {f"shrinkage_tune.0.3.{kind}.minus_none": -0.4 for kind in kinds}
     expected |= {f"proxies_tune.short.{kind}.minus_long": 0.5 for kind in kinds}
+    expected |= {f"proxies_tune.pair.{kind}.minus_long": -0.1 for kind in kinds}
     assert rows == pytest.approx(expected)
 
 

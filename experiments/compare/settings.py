@@ -2,19 +2,19 @@
 
     python experiments/compare/settings.py [--seeds 2 3 4] [--settings 0.3 short ...]
 
-Run the primary cell of run.py first, and the short one. A setting is the primary cell with
-overrides; its seeds are runs of their own, which share what they can, and a model is trained on
-each selection. It is measured on the targets' tune part and on examples of the held-out tasks that
-no cell of run.py measures. Figures are differences, paired by seed, of what is measured so far:
-`shrinkage_tune.*` minus no shrinkage, `proxies_tune.*` minus long proxies. A killed command goes
-on where it was.
+Run the primary, long and short cells of run.py first. A setting is one of them with overrides; its
+seeds are runs of their own, which share what they can, and a model is trained on each selection.
+It is measured on the targets' tune part and on examples of the held-out tasks that no cell of
+run.py measures. Figures are differences, paired by seed, of what is measured so far:
+`shrinkage_tune.*` minus no shrinkage, both by a long proxy; `proxies_tune.*` minus a long proxy.
+A killed command goes on where it was.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from linked import TEXTS, link_parts
 from record import commit, read_lines, write_figures, write_lines
-from run import CELLS, HERE, SHORT_PROXIES, difference_figure, experiment_of
+from run import HERE, cell_named, difference_figure, experiment_of
 
 from dsdm.data.tasks import EXAMPLES
 from dsdm.evaluation.comparison import ALL_TARGETS, compare_losses
@@ -31,22 +31,31 @@ from dsdm.experiment import Experiment
 from dsdm.pipeline import run_experiment
 from dsdm.pipeline.losses import load_losses
 
-PRIMARY_CELL = CELLS[0]
-(SHORT_CELL,) = (cell for cell in CELLS if cell.name == "short")
 LOSSES = HERE / "settings_losses.jsonl"
 """Mean losses by task: one line for each setting, seed and kind of task."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cell of run.py, with overrides."""
+
+    cell: str
+    overrides: tuple[tuple[str, str], ...] = ()
+    """None: the models of the cell serve."""
+
+
 NONE = "0"
 AS_IT_IS = "0.3"
-SHORT = "short"
-SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
-    NONE: (("scores.shrinkage", "0"),),
-    AS_IT_IS: (("scores.shrinkage", AS_IT_IS),),
-    "0.6": (("scores.shrinkage", "0.6"),),
-    SHORT: SHORT_PROXIES,
+SETTINGS = {
+    NONE: Setting("long", (("scores.shrinkage", NONE),)),
+    AS_IT_IS: Setting("long"),
+    "0.6": Setting("long", (("scores.shrinkage", "0.6"),)),
+    "short": Setting("short"),
+    "pair": Setting("primary"),
 }
 FIGURES = (
     (NONE, (AS_IT_IS, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
-    (AS_IT_IS, (SHORT,), "proxies_tune.{}.{}.minus_long"),
+    (AS_IT_IS, ("short", "pair"), "proxies_tune.{}.{}.minus_long"),
 )
 """What settings are compared with, which ones, and what the differences are called."""
 SEEDS = (2, 3, 4)
@@ -64,18 +73,18 @@ def main() -> None:
     options = parser.parse_args()
     commit()  # Of the code as it is now, as in run.py.
     for seed in options.seeds:
-        primary = experiment_of(PRIMARY_CELL, seed)
-        files = list(unmeasured_examples(primary))
-        for setting in options.settings:
-            if setting == SHORT and seed not in SHORT_CELL.seeds:
+        files = list(unmeasured_examples(experiment_of(cell_named("primary"), seed)))
+        for name in options.settings:
+            setting = SETTINGS[name]
+            if seed not in cell_named(setting.cell).seeds:
                 continue
-            experiment = experiment_at(setting, seed, files)
-            # What is merged in another way is scored as the primary cell is.
-            made = experiment_of(SHORT_CELL, seed) if setting == SHORT else primary
-            models = ["models"] * (setting in (AS_IT_IS, SHORT))
+            experiment = experiment_at(name, seed, files)
+            made = experiment_of(cell_named(setting.cell), seed)
+            # What is merged in another way is scored as the cell is.
+            models = ["models"] * (not setting.overrides)
             link_parts(made.folder, experiment.folder, [*LINKED, *models])
             run_experiment(experiment)
-            add_lines(setting, seed, experiment)
+            add_lines(name, seed, experiment)
     write_figures("settings_tune", list(all_figures(read_lines(LOSSES))))
 
 
@@ -97,15 +106,18 @@ def unmeasured_examples(primary: Experiment) -> Iterator[Path]:
             yield path
 
 
-def experiment_at(setting: str, seed: int, files: list[Path]) -> Experiment:
-    """One seed of the primary cell at a setting, with other examples of the held-out tasks."""
+def experiment_at(name: str, seed: int, files: list[Path]) -> Experiment:
+    """One seed of a setting, with other examples of the held-out tasks."""
     tasks = [{"name": path.stem, "file": str(path), "limit": PER_PART} for path in files]
+    setting = SETTINGS[name]
+    cell = cell_named(setting.cell)
     overrides = (
-        ("run", f"../runs/settings-{setting}"),
-        *SETTINGS[setting],
+        *cell.overrides,
+        ("run", f"../runs/settings-{name}"),
+        *setting.overrides,
         ("compare.heldout", json.dumps(tasks)),
     )
-    return experiment_of(replace(PRIMARY_CELL, arms=("top",), overrides=overrides), seed)
+    return experiment_of(replace(cell, arms=("top",), overrides=overrides), seed)
 
 
 def add_lines(setting: str, seed: int, experiment: Experiment) -> None:
