@@ -83,7 +83,9 @@ def _training_step(job: Job) -> Method:
 def _forward(job: Job) -> Method:
     model, config = load_saved(job.folder / "model"), _config(job)
     direction = mean_direction(model, job.targets, config.batch_tokens)
-    step = calibrate(model, direction, TokenRows(job.candidates[:STEP_ROWS]), OUTPUT, config).step
+    step = calibrate(
+        model, direction, TokenRows(job.candidates[:STEP_ROWS]), OUTPUT, config
+    ).forward.step
 
     def score(candidates: np.ndarray) -> np.ndarray:
         return score_forward(model, direction, TokenRows(candidates), OUTPUT, step, config)

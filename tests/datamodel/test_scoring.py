@@ -2,15 +2,20 @@
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
+from dsdm.datamodel import scoring
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction, add_directions
 from dsdm.datamodel.scoring import (
+    EXACT_PASSES,
+    FORWARD_PASSES,
+    SHRINKS,
     calibrate,
     exact_scores,
     score_backward,
@@ -131,16 +136,33 @@ def test_calibration_sets_the_step_from_the_effect() -> None:
     model, rows = tiny_model(), random_rows(8)
     direction = random_direction(model).scaled(37.0)
     calibration = calibrate(model, direction, rows, "margin", CONFIG)
-    assert calibration.correlation > 0.98
-    assert calibration.step * calibration.spread <= CONFIG.effect_nats + 1e-12
+    assert calibration.forward.correlation > 0.98
+    assert calibration.forward.step * calibration.spread <= CONFIG.effect_nats + 1e-12
 
 
 def test_calibration_takes_the_step_that_agrees_best() -> None:
     model, rows = tiny_model(), random_rows(8)
     calibration = calibrate(model, random_direction(model), rows, "margin", CONFIG)
     # In fp64 nothing is rounded that matters, so the smallest step is the best.
-    effect = calibration.step * calibration.spread
+    effect = calibration.forward.step * calibration.spread
     assert effect == pytest.approx(CONFIG.effect_nats / 16)
+
+
+def test_what_bf16_rounds_away_is_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = tiny_model().float(), random_rows(8)
+    monkeypatch.setattr(scoring, "uses_bfloat16", lambda device, precision: True)
+    direction = random_direction(model)
+    # Of so small an effect that nothing of it is left in bf16.
+    config = ScoresConfig(effect_nats=1e-3, precision="auto")
+    bf16 = msgspec.structs.replace(config, precision="bfloat16")
+    with pytest.raises(NumericalError, match=r"in bfloat16.* or scores.precision to auto"):
+        calibrate(model, direction, rows, "margin", bf16)
+    found = calibrate(model, direction, rows, "margin", config)
+    assert found.forward.precision == "float32"
+    assert found.passes == EXACT_PASSES + 2 * len(SHRINKS) * FORWARD_PASSES
+    assert found.forward.settings(config).precision == "float32"
+    coarse = calibrate(model, direction, rows, "margin", ScoresConfig(effect_nats=0.5))
+    assert coarse.forward.precision == "bfloat16"
 
 
 def test_disagreement_with_the_derivative_is_an_error_with_the_numbers() -> None:

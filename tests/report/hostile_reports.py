@@ -52,7 +52,7 @@ def hostile_report(**changes: Any) -> Report:
         "score_figures": [Figure(HOSTILE, Markup("<svg></svg>"), {})],
         "examples": browser(),
         "matrices": [Matrix(HOSTILE, "all", "", [HOSTILE, "m.0.a"], np.full((2, 2), math.nan))],
-        "calibrations": [Calibration("m", "0", HOSTILE, 1e-3, 0.999)],
+        "calibrations": [Calibration("m", "0", HOSTILE, 1e-3, 0.999, "float32")],
         "counts": {"documents": 10},
         "rejections": {HOSTILE: 2},
         "overlaps": [TargetOverlap(HOSTILE, 9, 3, 2)],

@@ -4,6 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
+from dsdm.datamodel.calibration import ForwardStep
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.layers import linear_layers
@@ -46,8 +47,8 @@ def test_slopes_are_exact_whatever_the_directions_move(also: list[str]) -> None:
     np.testing.assert_allclose(slopes, np.stack(expected, 1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("step", [None, 1e-4])
-def test_the_scorer_agrees_with_the_exact_derivative(step: float | None) -> None:
+@pytest.mark.parametrize("step", [None, ForwardStep(1e-4, 1.0)])
+def test_the_scorer_agrees_with_the_exact_derivative(step: ForwardStep | None) -> None:
     model = tiny_model()
     direction = random_direction(model, linear_names(model))
     scored = scorer_slopes(model, direction, step, ROWS, "loglik", CONFIG)
@@ -58,9 +59,9 @@ def test_the_scorer_agrees_with_the_exact_derivative(step: float | None) -> None
 
 
 def test_what_the_run_scores_by_itself_is_looked_at() -> None:
-    steps = {"a": {"step": 0.1}, "mix": {"step": 0.2}}
-    assert scored_direction(steps, "mix") == ("mix", 0.2)
-    assert scored_direction({"a": {"step": 0.1}}, "mix") == ("a", 0.1)
+    a, mix = ForwardStep(0.1, 1.0), ForwardStep(0.2, 1.0)
+    assert scored_direction({"a": a, "mix": mix}, "mix") == ("mix", mix)
+    assert scored_direction({"a": a}, "mix") == ("a", a)
     assert scored_direction({}, "mix") == ("mix", None)
 
 

@@ -8,9 +8,14 @@ import msgspec
 import numpy as np
 from transformers import PreTrainedModel
 
-from dsdm.artifacts import Draft, write_json
+from dsdm.artifacts import Draft
 from dsdm.data.batches import Rows, Subset
-from dsdm.datamodel.calibration import save_exact
+from dsdm.datamodel.calibration import (
+    ForwardStep,
+    SavedCalibration,
+    save_calibration,
+    save_exact,
+)
 from dsdm.datamodel.config import (
     METAGRADIENT,
     MIX,
@@ -38,8 +43,6 @@ from dsdm.errors import NumericalError
 from dsdm.lm.model import check_finite, flops_per_token, training_passes
 from dsdm.lm.moments import load_moments
 from dsdm.lm.replay import Replay
-
-CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def _save_at_unit_spread(
         mix = _mix(directions, last.weights, spread_of_mix)
         check_direction(mix)
         calibrations = _calibrate(model, [*directions, mix], rows, config, scores)
-        steps = {n: {"step": c.step, "correlation": c.correlation} for n, c in calibrations.items()}
+        steps = {target: found.forward for target, found in calibrations.items()}
         passes = EXACT_PASSES * len(directions) + sum(c.passes for c in calibrations.values())
         draft.flops += passes * _flops_of(model, rows)
         own = {target: values / spreads[target] for target, values in exact[number].items()}
@@ -185,13 +188,13 @@ def _write(
     rows: Subset,
     exact: Mapping[str, np.ndarray],
     spread_of_mix: float,
-    steps: Mapping[str, Mapping[str, float]],
+    steps: Mapping[str, ForwardStep],
 ) -> None:
     """What a finished folder holds: directions, their exact scores of `rows`, how to score."""
     for direction in directions:
         save_direction(direction, direction_path(draft.path, direction.target))
     save_exact(draft.path, rows.indices, exact)
-    write_json(draft.path / CALIBRATION, {"mix_spread": spread_of_mix, "steps": steps})
+    save_calibration(draft.path, SavedCalibration(spread_of_mix, steps))
     draft.counts["directions"] = len(directions)
 
 

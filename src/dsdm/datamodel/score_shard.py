@@ -1,21 +1,20 @@
 """Scores of a shard of rows for every estimator, proxy and target."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, Subset
+from dsdm.datamodel.calibration import load_calibration
 from dsdm.datamodel.config import MIX, TRAITS, ScoresConfig, scored_targets, scores_forward
 from dsdm.datamodel.cosines import AdamSteps, cosine_scores, score_unit
 from dsdm.datamodel.directions import Direction, load_direction
-from dsdm.datamodel.estimate import CALIBRATION, direction_path
+from dsdm.datamodel.estimate import direction_path
 from dsdm.datamodel.scoring import (
     BACKWARD_PASSES,
     FORWARD_PASSES,
@@ -138,7 +137,7 @@ def _with_mix(
             values[method, MIX] = np.max(counted, axis=0)
         elif (method, MIX) not in values:
             total = sum(weight * values[method, target] for target, weight in weights.items())
-            values[method, MIX] = total / _calibration(folder)["mix_spread"]
+            values[method, MIX] = np.asarray(total / load_calibration(folder).mix_spread)
     return values
 
 
@@ -165,8 +164,9 @@ def _score(
         return dict(zip(names, scores.T, strict=True)), BACKWARD_PASSES
     values = {}
     for name, direction in zip(names, directions, strict=True):
-        step = step_of(folders[direction.method], direction.target)
-        values[name] = score_forward(model, direction, rows, output, step, config, advance)
+        step = load_calibration(folders[direction.method]).steps[direction.target]
+        settings = step.settings(config)
+        values[name] = score_forward(model, direction, rows, output, step.step, settings, advance)
     return values, FORWARD_PASSES * len(directions)
 
 
@@ -183,14 +183,3 @@ def _score_adam_steps(
     found = score_unit(model, directions, rows, "loglik", config, change=change, advance=advance)
     names = [(direction.method, direction.target) for direction in directions]
     return dict(zip(names, found.T, strict=True)), BACKWARD_PASSES
-
-
-def step_of(folder: Path, target: str) -> float:
-    """The step that a finished direction is scored forward with."""
-    step: float = _calibration(folder)["steps"][target]["step"]
-    return step
-
-
-def _calibration(folder: Path) -> dict[str, Any]:
-    calibration: dict[str, Any] = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-    return calibration

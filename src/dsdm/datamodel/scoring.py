@@ -6,7 +6,7 @@ backward pass for all directions, where they move only layers and tables. Both g
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,13 +17,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import IGNORED, Batch, Rows, Subset, iter_batches, num_rows
+from dsdm.datamodel.calibration import ForwardStep
 from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.gradients import Factors, factors_of
 from dsdm.datamodel.layers import layers_named
 from dsdm.errors import NumericalError
-from dsdm.lm.config import Output
-from dsdm.lm.model import autocast
+from dsdm.lm.config import Output, Precision
+from dsdm.lm.model import autocast, uses_bfloat16
 from dsdm.lm.outputs import example_outputs, plain_token_outputs
 
 EXACT_PASSES = 4.0
@@ -48,10 +49,8 @@ class Calibration:
 
     spread: float
     """Standard deviation of the exact scores: nats per unit of the direction."""
-    step: float
-    """Half the distance between the two forward passes, in units of the direction."""
-    correlation: float
-    """Of the forward scores with the exact derivative."""
+    forward: ForwardStep
+    """How candidates are scored along it."""
     passes: float
     """Forward passes over the rows that it took."""
 
@@ -64,6 +63,8 @@ def calibrate(
 ) -> Calibration:
     """Sets the step for `score_forward`, from its effect, to what agrees best with the derivative.
 
+    Where the precision is left to `auto` and bf16 does not agree, it is float32.
+
     Raises:
         NumericalError: no step makes the two agree.
     """
@@ -74,22 +75,32 @@ def calibrate(
             f"direction {direction.method} for {direction.target}: the spread of its scores on "
             f"{len(exact)} rows is {spread}. The direction is not usable."
         )
-    steps = [shrink * config.effect_nats / spread for shrink in SHRINKS]
-    found = [score_forward(model, direction, rows, output, step, config) for step in steps]
-    # Scores that are all the same correlate with nothing: NaN.
-    correlations = np.nan_to_num([np.corrcoef(exact, forward)[0, 1] for forward in found], nan=-1.0)
-    best = int(np.argmax(correlations))
-    if correlations[best] < config.min_correlation:
-        pairs = zip(correlations, steps, strict=True)
-        tried = ", ".join(f"{correlation:.4f} at step {step:.3g}" for correlation, step in pairs)
-        raise NumericalError(
-            f"direction {direction.method} for {direction.target}: forward scores disagree with "
-            f"the exact derivative on {len(exact)} rows: correlation {tried}; "
-            f"{config.min_correlation} is required. Train the proxies longer, set scores.method to "
-            "backward, or scores.precision to float32."
-        )
-    passes = EXACT_PASSES + FORWARD_PASSES * len(SHRINKS)
-    return Calibration(spread, steps[best], float(correlations[best]), passes)
+    tried: list[ForwardStep] = []
+    for precision in _precisions(config, model.device):
+        for shrink in SHRINKS:
+            step = ForwardStep(shrink * config.effect_nats / spread, 0.0, precision)
+            settings = step.settings(config)
+            forward = score_forward(model, direction, rows, output, step.step, settings)
+            # Scores that are all the same correlate with nothing: NaN.
+            found = np.nan_to_num(np.corrcoef(exact, forward)[0, 1], nan=-1.0)
+            tried.append(replace(step, correlation=float(found)))
+        best = max(tried, key=lambda step: step.correlation)
+        if best.correlation >= config.min_correlation:
+            return Calibration(spread, best, EXACT_PASSES + FORWARD_PASSES * len(tried))
+    each = (f"{s.correlation:.4f} at step {s.step:.3g} in {s.precision}" for s in tried)
+    raise NumericalError(
+        f"direction {direction.method} for {direction.target}: forward scores disagree with the "
+        f"exact derivative on {len(exact)} rows: correlation {', '.join(each)}; "
+        f"{config.min_correlation} is required. Train the proxies longer, or set scores.method to "
+        "backward" + (" or scores.precision to auto." if config.precision == "bfloat16" else ".")
+    )
+
+
+def _precisions(config: ScoresConfig, device: torch.device) -> list[Precision]:
+    """What is tried, the fastest first."""
+    if config.precision != "auto":
+        return [config.precision]
+    return ["bfloat16", "float32"] if uses_bfloat16(device, "auto") else ["float32"]
 
 
 def random_rows(rows: Rows, count: int, seed: int) -> Subset:

@@ -4,7 +4,6 @@ They are no stages of a run and nothing but the verdict is made of them, so one 
 made again unasked.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 from dsdm.artifacts import Draft
 from dsdm.config import as_dict
 from dsdm.data.sequences import Rows, Subset
+from dsdm.datamodel.calibration import load_calibration
 from dsdm.datamodel.config import MIX, TRAITS
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.pipeline.losses import EVALUATION_TOKENS
@@ -152,7 +152,7 @@ def _seed(run: Run, config: CheckConfig, *purpose: object) -> int:
 
 def _sample(run: Run, config: CheckConfig, number: int, draft: Draft) -> None:
     from dsdm.datamodel.directions import load_direction
-    from dsdm.datamodel.estimate import CALIBRATION, direction_path
+    from dsdm.datamodel.estimate import direction_path
     from dsdm.datamodel.scoring import BACKWARD_PASSES
     from dsdm.lm.model import flops_per_token
     from dsdm.trust.proxies import unigram_entropy
@@ -161,11 +161,10 @@ def _sample(run: Run, config: CheckConfig, number: int, draft: Draft) -> None:
     experiment, model = run.experiment, run.proxy(number)
     folder = _selecting_directions(run)[number].path
     rows = Subset(run.examples, sampled_rows(run, config))
-    steps = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))["steps"]
     sample = sample_proxy(
         model,
         {n: load_direction(direction_path(folder, n)) for n in (MIX, *target_weights(run))},
-        steps,
+        load_calibration(folder).steps,
         rows,
         tune_rows(run, config),
         experiment.directions,

@@ -1,6 +1,5 @@
 """What the report shows of a run's scores: memory for one column at a time."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
 from dsdm.data.examples import counted_lengths
-from dsdm.datamodel.calibration import load_exact
+from dsdm.datamodel.calibration import load_calibration, load_exact
 from dsdm.datamodel.config import shrinkage_of
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.experiment import Experiment
@@ -22,7 +21,6 @@ from dsdm.report.figures import score_by_length, score_histogram
 from dsdm.report.parts import Calibration, Figure, Matrix, SourceShare
 from dsdm.selection import Scores
 
-CALIBRATION = "calibration.json"
 MOST_SOURCES = 40
 MOST_COLUMNS = 24
 SAMPLE = 200_000
@@ -142,9 +140,9 @@ def load_scored_pool(folder: Path, experiment: Experiment) -> ScoredPool | None:
 def calibrations(folder: Path, experiment: Experiment) -> Iterator[Calibration]:
     """How each direction that was scored forward agrees with its exact derivative."""
     for method, proxy, directions in _direction_folders(folder, experiment):
-        found = json.loads((directions / CALIBRATION).read_text(encoding="utf-8"))
-        for target, line in found["steps"].items():
-            yield Calibration(method, str(proxy), target, line["step"], line["correlation"])
+        for target, step in load_calibration(directions).steps.items():
+            precision = step.precision or experiment.scores.precision
+            yield Calibration(method, str(proxy), target, step.step, step.correlation, precision)
 
 
 def calibration_agreement(folder: Path, experiment: Experiment) -> Iterator[Matrix]:

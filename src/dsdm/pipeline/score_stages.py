@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from dsdm.artifacts import Draft, write_json
 from dsdm.data.examples import Shard
 from dsdm.data.sequences import AllBut, Rows, Subset
+from dsdm.datamodel.calibration import load_calibration
 from dsdm.datamodel.config import MIX, TRAITS, ScreeningConfig, scored_targets, scores_forward
 from dsdm.pipeline.data_stages import examples_work, first_examples_work
 from dsdm.pipeline.model_stages import derived_seed, directions_work, make_one, target_weights
@@ -173,7 +174,6 @@ def _slopes(
     """Of the sample's tokens, along the direction of the mix at one point."""
     from dsdm.datamodel.directions import load_direction
     from dsdm.datamodel.estimate import direction_path
-    from dsdm.datamodel.score_shard import step_of
     from dsdm.datamodel.scoring import FORWARD_PASSES
     from dsdm.datamodel.screening import token_slopes
     from dsdm.lm.model import flops_per_token
@@ -183,13 +183,14 @@ def _slopes(
     direction = load_direction(direction_path(folder, MIX), model.device)
     row_flops = flops_per_token(model, int(sample.lengths.max()))
     draft.flops += FORWARD_PASSES * float(sample.lengths.sum()) * row_flops
+    step = load_calibration(folder).steps[MIX]
     return token_slopes(
         model,
         direction,
         sample,
         experiment.directions.output,
-        step_of(folder, MIX),
-        experiment.scores,
+        step.step,
+        step.settings(experiment.scores),
         advance,
     )
 

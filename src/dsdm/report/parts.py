@@ -84,6 +84,7 @@ class Calibration:
     target: str
     step: float
     correlation: float
+    precision: str
 
 
 @dataclass(frozen=True)

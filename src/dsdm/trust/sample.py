@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows, Subset
+from dsdm.datamodel.calibration import ForwardStep
 from dsdm.datamodel.config import MIX, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.layers import layers_named
@@ -41,7 +42,7 @@ class ProxySample:
 def sample_proxy(
     model: PreTrainedModel,
     directions: Mapping[str, Direction],
-    steps: Mapping[str, Mapping[str, float]],
+    steps: Mapping[str, ForwardStep],
     rows: Subset,
     tune: Mapping[str, Rows],
     asked: DirectionsConfig,

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows, WholeRows
+from dsdm.datamodel.calibration import ForwardStep
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
 from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.layers import moved_layers
@@ -58,15 +59,15 @@ def target_slopes(
 def scorer_slopes(
     model: PreTrainedModel,
     direction: Direction,
-    step: float | None,
+    step: ForwardStep | None,
     rows: Rows,
     output: Output,
     config: ScoresConfig,
 ) -> Float[np.ndarray, " rows"]:
-    """What the run's own scorer gives: forward with `step`, or backward where that is None."""
+    """What the run's own scorer gives: forward as `step` says, or backward where that is None."""
     if step is None:
         return row_slopes(model, [direction], rows, output, config)[:, 0]
-    return score_forward(model, direction, rows, output, step, config)
+    return score_forward(model, direction, rows, output, step.step, step.settings(config))
 
 
 def correlation(
@@ -78,11 +79,9 @@ def correlation(
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def scored_direction(
-    steps: Mapping[str, Mapping[str, float]], mix: str
-) -> tuple[str, float | None]:
+def scored_direction(steps: Mapping[str, ForwardStep], mix: str) -> tuple[str, ForwardStep | None]:
     """A direction that the run scores by itself and its forward step; None: scored backward."""
     if not steps:
         return mix, None
     name = mix if mix in steps else next(iter(steps))
-    return name, steps[name]["step"]
+    return name, steps[name]
