@@ -145,7 +145,7 @@ def test_calibration_takes_the_step_that_agrees_best() -> None:
     calibration = calibrate(model, random_direction(model), rows, "margin", CONFIG)
     # In fp64 nothing is rounded that matters, so the smallest step is the best.
     effect = calibration.forward.step * calibration.spread
-    assert effect == pytest.approx(CONFIG.effect_nats / 16)
+    assert effect == pytest.approx(CONFIG.effect_nats * min(SHRINKS["float32"]))
 
 
 def test_what_bf16_rounds_away_is_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_what_bf16_rounds_away_is_scored_in_float32(monkeypatch: pytest.MonkeyPa
         calibrate(model, direction, rows, "margin", bf16)
     found = calibrate(model, direction, rows, "margin", config)
     assert found.forward.precision == "float32"
-    assert found.passes == EXACT_PASSES + 2 * len(SHRINKS) * FORWARD_PASSES
+    assert found.passes == EXACT_PASSES + FORWARD_PASSES * sum(map(len, SHRINKS.values()))
     assert found.forward.settings(config).precision == "float32"
     coarse = calibrate(model, direction, rows, "margin", ScoresConfig(effect_nats=0.5))
     assert coarse.forward.precision == "bfloat16"

@@ -140,7 +140,8 @@ class ScoresConfig(Config):
     None: 0.3 of the way for `ekfac`, not at all for other estimators and for cosines."""
     effect_nats: float = 0.02
     """Largest forward step: the standard deviation of its effect on the calibration rows' outputs.
-    A quarter and a sixteenth of it are tried too, and the best is taken."""
+    Parts of it, down to a sixteenth in bf16 and less in float32, are tried too, and the best is
+    taken."""
     calibration_rows: int = 128
     """Rows on which the step is set, the forward scores are checked and directions are scaled."""
     min_correlation: float = 0.98
@@ -148,7 +149,8 @@ class ScoresConfig(Config):
     batch_tokens: int = 8192
     """Tokens in one forward pass, padding included; on the CPU 4,096 are the most."""
     precision: Precision = "auto"
-    """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""
+    """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it and,
+    of forward scores, where they agree with the exact derivative."""
 
 
 def shrinkage_of(config: ScoresConfig, estimator: str) -> float:

@@ -39,8 +39,12 @@ CPU_TOKENS = 4096
 """Most tokens in a forward pass on the CPU: what a layer makes of twice as many falls out of the
 cache, and takes 6% to 9% longer (experiments/LOG.md, 2026-11-28, ninth session)."""
 
-SHRINKS = (1, 1 / 4, 1 / 16)
+SHRINKS: dict[Precision, tuple[float, ...]] = {
+    "bfloat16": (1, 1 / 4, 1 / 16),
+    "float32": (1, 1 / 4, 1 / 16, 1 / 64, 1 / 256),
+}
 """Parts of the largest step that are tried: curvature shows at large ones, rounding at small."""
+MOST_STEPS = max(map(len, SHRINKS.values()))
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def calibrate(
         )
     tried: list[ForwardStep] = []
     for precision in _precisions(config, model.device):
-        for shrink in SHRINKS:
+        for shrink in SHRINKS[precision]:
             step = ForwardStep(shrink * config.effect_nats / spread, 0.0, precision)
             settings = step.settings(config)
             forward = score_forward(model, direction, rows, output, step.step, settings)
