@@ -1,5 +1,6 @@
 """What `estimate_directions` writes beside the directions, and what it says that it took."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,12 @@ import pytest
 
 from dsdm.artifacts import Draft
 from dsdm.data.batches import Rows
-from dsdm.datamodel.calibration import load_exact
+from dsdm.datamodel import score_shard
+from dsdm.datamodel.calibration import (
+    CALIBRATION,
+    load_calibration,
+    load_exact,
+)
 from dsdm.datamodel.config import METAGRADIENT, TRAITS, DirectionsConfig, ScoresConfig
 from dsdm.datamodel.curvature_costs import curvature_flops
 from dsdm.datamodel.directions import load_direction
@@ -54,6 +60,39 @@ def test_targets_may_have_any_name(tmp_path: Path) -> None:
 def test_scores_of_earlier_runs_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "calibration.npz", rows=np.arange(3), words=np.arange(3.0))
     assert load_exact(tmp_path, ["words"])["words"].tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("noted", "expected"), [(True, "float32"), (False, "auto")])
+def test_a_shard_is_scored_in_the_precision_that_was_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: bool, expected: str
+) -> None:
+    folder = tmp_path / "gradient" / "0"
+    folder.mkdir(parents=True)
+    estimate(folder, {"a": random_rows(5)}, scoring="forward")
+    (step,) = load_calibration(folder).steps.values()
+    if not noted:
+        # As runs were before dsdm noted it.
+        found = json.loads((folder / CALIBRATION).read_text("utf-8"))
+        del found["steps"]["mix"]["precision"]
+        (folder / CALIBRATION).write_text(json.dumps(found), "utf-8")
+    seen = []
+
+    def score(*arguments: object) -> np.ndarray:
+        seen.append(arguments[4:6])
+        return np.zeros(len(POOL.lengths))
+
+    monkeypatch.setattr(score_shard, "score_forward", score)
+    score_shard.score_shard(
+        POOL,
+        score_shard.Estimated(tmp_path, ["gradient"], {"a": 1.0}),
+        [score_shard.Point(lambda: MODEL)],
+        "loglik",
+        ScoresConfig(method="forward", precision="auto"),
+        tmp_path,
+        lambda rows: None,
+    )
+    ((used, settings),) = seen
+    assert (used, settings.precision) == (step.step, expected)
 
 
 def passes_over(rows: ListRows, indices: np.ndarray) -> float:
