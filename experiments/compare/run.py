@@ -148,6 +148,14 @@ CELLS = (
         overrides=(("run", "../runs/comparison-long"), *LONG_PROXY),
         links=READ,
     ),
+    Cell(  # by the long one's hidden states and losses
+        "long-baselines",
+        LONG,
+        (2,),
+        arms=("semdedup", "low_loss"),
+        overrides=(("run", "../runs/comparison-long"), *LONG_PROXY),
+        links=READ,
+    ),
     Cell(
         "long-bottom",
         LONG,
