@@ -73,16 +73,15 @@ def test_an_arm_of_a_place_is_of_one_run(compare: ModuleType) -> None:
             assert runs.setdefault((cell.place, arm), experiment.folder) == experiment.folder
 
 
-@pytest.mark.parametrize(("name", "of"), [("whole", "primary"), ("long-bottom", "long")])
-def test_a_cell_takes_over_what_another_has_finished(
-    compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, of: str
+def test_a_cell_takes_over_what_the_primary_cell_has_finished(
+    compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cell = compare.cell_named(name)
-    other, folder = (compare.experiment_of(c, 1).folder for c in (compare.cell_named(of), cell))
-    (other / "proxies" / "0").mkdir(parents=True)
-    (other / "baselines").mkdir()
-    compare.link_finished(cell, 1, folder)
+    bottom = next(cell for cell in compare.CELLS if cell.name == "bottom")
+    primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], bottom))
+    (primary / "proxies" / "0").mkdir(parents=True)
+    (primary / "baselines").mkdir()
+    compare.link_primary(bottom, 1, folder)
     assert [path.name for path in folder.iterdir()] == ["proxies"]
 
 
@@ -195,7 +194,7 @@ def test_the_transfer_matrix_has_a_figure_for_each_pair(
     }
 
 
-def test_places_borrow_random_from_the_primary_cell(compare: ModuleType) -> None:
+def test_places_borrow_random_from_another_cell(compare: ModuleType) -> None:
     cost = {"flops": 1.0, "seconds": 1.0}
     lines = [
         {"place": place, "part": "tune", "arm": arm, "seed": seed, "losses": {"a": loss + seed}}
@@ -204,19 +203,18 @@ def test_places_borrow_random_from_the_primary_cell(compare: ModuleType) -> None
             (compare.PRIMARY, "random", 5.0),
             (compare.PRIMARY, "random@4", 4.0),
             (compare.LONGER, "top-8epochs@4", 3.5),
-            (compare.WHOLE, "bottom", 5.5),
-            (compare.LONG, "top", 4.1),
             (compare.SHORT, "top", 4.2),
+            (compare.CLEAN, "random", 6.0),
+            (compare.CLEAN_PAIR, "top", 5.9),
             (compare.SLOPES, "top", 4.7),
         )
         for seed in (0, 1)
     ]
     rows = {row["name"]: row["value"] for row in compare.all_figures(lines, "tune", ["a"])}
     assert rows["compare.mixed.2m.8m.a.dsdm.loss_minus_random"] == pytest.approx(-0.5)
-    assert rows["compare.whole.2m.2m.a.bottom.loss_minus_random"] == pytest.approx(0.5)
-    assert rows["compare.long.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.9)
     assert rows["compare.short.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.8)
     assert rows["compare.slopes.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.3)
+    assert rows["compare.cleanpair.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.1)
     assert not any(name.startswith("compare.mixed.2m.2m.a.dsdm") for name in rows)
 
 
@@ -253,17 +251,6 @@ def test_a_task_has_other_examples_than_those_that_are_measured(
         measured = (tmp_path / "run" / "heldout" / task.name / EXAMPLES).read_text("utf-8")
         others = read_jsonl_examples(str(path), " ", None)
         assert not any(json.dumps(other.context) in measured for other in others)
-
-
-def test_a_cell_takes_parts_of_a_run_that_made_them_alike(compare: ModuleType) -> None:
-    for cell in (cell for cell in compare.CELLS if "proxies" in cell.links):
-        own = compare.experiment_of(cell, 2)
-        other = compare.experiment_of(compare.cell_named(cell.links_of), 2)
-        assert own.folder != other.folder
-        assert own.proxies == other.proxies
-        if "directions" in cell.links:
-            assert own.directions == other.directions
-            assert own.scores.per_target == other.scores.per_target
 
 
 def test_what_a_setting_does_is_paired_by_seed() -> None:

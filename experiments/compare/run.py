@@ -59,34 +59,43 @@ SCORED_WHOLE = (
 )
 READ = (*TEXTS, "heldout", "topics")
 """What runs of a seed share whatever their proxies are."""
-MADE = (*READ, "proxies")
-"""What a cell's run of a seed shares with the one that is scored whole, for each target."""
-LONG_PROXY = (
-    ("proxies.count", "1"),
-    ("proxies.fraction", "0.4"),
-    ("directions.curvature_rows", "4096"),
+SHARED = (*READ, "proxies")
+"""What the primary cell's run of a seed shares with the one that is scored whole."""
+SHORT_PROXIES = (("proxies.fraction", "0.2"), ("directions.curvature_rows", "2048"))
+"""Trained on half as many tokens, which are as many as a model of the comparison is trained on."""
+PAIR_OF_PROXIES = (
+    ("proxies.count", "2"),
+    ("proxies.fraction", "0.05"),
+    ("directions.curvature_rows", "2048"),
 )
-"""One of eight times the length: it costs what the two do."""
-SHORT_PROXY = (("proxies.count", "1"), ("proxies.fraction", "0.2"))
-"""One that is trained on as many tokens as a model of the comparison."""
+"""Two, each trained on an eighth of the tokens: they cost together what the one does."""
+TWO_CHECKPOINTS = (
+    ("proxies.checkpoints", "2"),
+    ("proxies.first_checkpoint", "0.25"),
+    ("directions.curvature_rows", "2048"),
+)
+"""The one at a quarter of its training, too."""
 PRIMARY = "mixed.2m.2m"
-WHOLE = "whole.2m.2m"
-LONG = "long.2m.2m"
 SLOPES = "slopes.2m.2m"
 SHORT = "short.2m.2m"
+PAIR = "pair.2m.2m"
+FIRST = "first.2m.2m"
+CLEAN = "clean.2m.2m"
+CLEAN_PAIR = "cleanpair.2m.2m"
 LONGER = "mixed.2m.8m"
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
 BUDGETS = ("random", "random@2", "random@4")
 """Random's curve."""
 BORROWED = {
-    WHOLE: ("random",),
-    LONG: BUDGETS,
-    SLOPES: ("random",),
-    SHORT: BUDGETS,
-    LONGER: (LONGER_RANDOM,),
+    SLOPES: (PRIMARY, ("random",)),
+    SHORT: (PRIMARY, BUDGETS),
+    PAIR: (PRIMARY, BUDGETS),
+    FIRST: (PRIMARY, BUDGETS),
+    LONGER: (PRIMARY, (LONGER_RANDOM,)),
+    CLEAN_PAIR: (CLEAN, ("random",)),
 }
-"""Arms of the primary cell that are another place's too: no proxy or score has a part in them."""
+"""Arms of one place that are another's too: no proxy or score has a part in them."""
 TRANSFER = "singles"
 
 Line = dict[str, Any]
@@ -105,9 +114,7 @@ class Cell:
     """None: those of the config."""
     overrides: tuple[tuple[str, str], ...] = ()
     links: tuple[str, ...] = ()
-    """Parts of another cell's run of the same seed that serve, where they are finished."""
-    links_of: str = "primary"
-    """That other cell."""
+    """Parts of the primary cell's run of the same seed that serve, where that run is finished."""
 
 
 CELLS = (
@@ -115,7 +122,7 @@ CELLS = (
         "primary",
         PRIMARY,
         (0, 1, 2, 3, 4),
-        arms=("top", "dsir", "random", "source-matched", "bottom"),
+        arms=("top", "dsir", "random", "source-matched"),
     ),
     Cell(  # random's curve, for the multipliers
         "budgets",
@@ -123,14 +130,49 @@ CELLS = (
         (0, 2, 3, 4),
         arms=BUDGETS,
     ),
+    Cell(  # the same without shrinkage
+        "slopes",
+        SLOPES,
+        (0, 1, 2, 3, 4),
+        arms=("top", "source-matched"),
+        overrides=(("run", "../runs/comparison-slopes"), ("scores.shrinkage", "0")),
+        links=(*TEXTS, "heldout", "proxies", "directions", "screening"),
+    ),
+    Cell(  # by proxies that cost half as much; its lowest scores are predictions
+        "short",
+        SHORT,
+        (2, 3),
+        arms=("top", "source-matched", "bottom"),
+        overrides=(("run", "../runs/comparison-short"), *SHORT_PROXIES),
+        links=READ,
+    ),
+    Cell(
+        "pair",
+        PAIR,
+        (0, 1, 2, 3, 4),
+        arms=("top", "source-matched", "bottom"),
+        overrides=(("run", "../runs/comparison-pair"), *PAIR_OF_PROXIES),
+        links=READ,
+    ),
+    Cell(
+        "pair-clean",
+        CLEAN_PAIR,
+        (2,),
+        config="clean",
+        arms=("top", "source-matched"),
+        overrides=(("run", "../runs/comparison-clean-pair"), *PAIR_OF_PROXIES),
+    ),
+    Cell(
+        "first",
+        FIRST,
+        (2, 3),
+        arms=("top", "source-matched", "bottom"),
+        overrides=(("run", "../runs/comparison-first"), *TWO_CHECKPOINTS),
+        links=READ,
+    ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
     Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
-        "whole",
-        WHOLE,
-        (2,),
-        arms=("top", "bottom"),
-        overrides=SCORED_WHOLE,
-        links=MADE,
+        "bottom", PRIMARY, (2,), arms=("bottom",), overrides=SCORED_WHOLE, links=SHARED
     ),
     Cell(
         "singles",
@@ -138,53 +180,7 @@ CELLS = (
         (2,),
         arms=("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
         overrides=(*SCORED_WHOLE, ("compare.heldout", "[]")),
-        links=MADE,
-    ),
-    Cell(  # by one proxy that has read twice as much as the models will have
-        "long",
-        LONG,
-        (0, 1, 2, 3, 4),
-        arms=("top", "source-matched"),
-        overrides=(("run", "../runs/comparison-long"), *LONG_PROXY),
-        links=READ,
-    ),
-    Cell(  # by the long one's hidden states and losses
-        "long-baselines",
-        LONG,
-        (2,),
-        arms=("semdedup", "low_loss"),
-        overrides=(("run", "../runs/comparison-long"), *LONG_PROXY),
-        links=READ,
-    ),
-    Cell(
-        "long-bottom",
-        LONG,
-        (2,),
-        arms=("bottom",),
-        overrides=(*SCORED_WHOLE, ("run", "../runs/comparison-long-whole"), *LONG_PROXY),
-        links=MADE,
-        links_of="long",
-    ),
-    Cell(  # the long one's without shrinkage
-        "slopes",
-        SLOPES,
-        (0, 1, 2, 3, 4),
-        arms=("top", "source-matched"),
-        overrides=(
-            ("run", "../runs/comparison-slopes"),
-            ("scores.shrinkage", "0"),
-            *LONG_PROXY,
-        ),
-        links=(*MADE, "directions", "screening"),
-        links_of="long",
-    ),
-    Cell(
-        "short",
-        SHORT,
-        (2, 3),
-        arms=("top", "source-matched", "bottom"),
-        overrides=(("run", "../runs/comparison-short"), *SHORT_PROXY),
-        links=READ,
+        links=SHARED,
     ),
     Cell(  # its random is the budgets cell's
         "longer", LONGER, (2, 3), arms=("top-8epochs@4", "dsir-8epochs@4")
@@ -196,7 +192,7 @@ CELLS = (
         arms=("top", "dsir", "random", "random@2", "random@3"),
         overrides=(("compare.name", "larger"), ("compare.model", LARGER)),
     ),
-    Cell("clean", "clean.2m.2m", (0, 1, 2), config="clean"),
+    Cell("clean", CLEAN, (0, 1, 2), config="clean"),
 )
 
 
@@ -217,7 +213,7 @@ def main() -> None:
                 print(f"== {cell.name}, seed {seed}", file=sys.stderr)
                 experiment = experiment_of(cell, seed)
                 if not options.finished:
-                    link_finished(cell, seed, experiment.folder)
+                    link_primary(cell, seed, experiment.folder)
                     run_experiment(experiment, workers=Workers(options.workers))
                 add_lines(LOSSES, measured_lines(cell, seed, experiment))
     part = "report" if options.report else "tune"
@@ -248,10 +244,10 @@ def experiment_of(cell: Cell, seed: int) -> Experiment:
     return experiment_of_seed(HERE / f"{cell.config}.yaml", overrides, seed)
 
 
-def link_finished(cell: Cell, seed: int, folder: Path) -> None:
-    """Gives a seed of the cell what it shares with another's, as far as that has run."""
-    other = experiment_of(cell_named(cell.links_of), seed).folder
-    link_parts(other, folder, [name for name in cell.links if (other / name).exists()])
+def link_primary(cell: Cell, seed: int, folder: Path) -> None:
+    """Gives a seed of the cell what it shares with the primary cell's, as far as that has run."""
+    primary = experiment_of(CELLS[0], seed).folder
+    link_parts(primary, folder, [name for name in cell.links if (primary / name).exists()])
 
 
 def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Line]:
@@ -321,9 +317,9 @@ def all_figures(lines: list[Line], part: str, mix: list[str]) -> Iterator[dict[s
 
 
 def is_of(line: Line, place: str) -> bool:
-    """Whether a model belongs to a place; some of the primary cell's belong to several."""
-    is_borrowed = line["place"] == PRIMARY and line["arm"] in BORROWED.get(place, ())
-    return is_borrowed or line["place"] == place
+    """Whether a model belongs to a place; some belong to several."""
+    lender, arms = BORROWED.get(place, (place, ()))
+    return line["place"] == place or (line["place"] == lender and line["arm"] in arms)
 
 
 def place_figures(place: str, lines: list[Line], mix: list[str]) -> Iterator[dict[str, Any]]:

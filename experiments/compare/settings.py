@@ -2,12 +2,12 @@
 
     python experiments/compare/settings.py [--seeds 2 3 4] [--settings 0.3 short ...]
 
-Run the primary, long and short cells of run.py first. A setting is one of them with overrides; its
-seeds are runs of their own, which share what they can, and a model is trained on each selection.
-It is measured on the targets' tune part and on examples of the held-out tasks that no cell of
-run.py measures. Figures are differences, paired by seed, of what is measured so far:
-`shrinkage_tune.*` minus no shrinkage, both by a long proxy; `proxies_tune.*` minus a long proxy.
-A killed command goes on where it was.
+Run the cells of run.py that they are of first. A setting is a cell with overrides; its seeds are
+runs of their own, which share what they can, and a model is trained on each selection. It is
+measured on the targets' tune part and on examples of the held-out tasks that no cell of run.py
+measures. Figures are differences, paired by seed, of what is measured so far: `shrinkage_tune.*`
+minus no shrinkage, `proxies_tune.*` minus the primary cell's proxy. A killed command goes on where
+it was.
 """
 
 import argparse
@@ -47,15 +47,16 @@ class Setting:
 NONE = "0"
 AS_IT_IS = "0.3"
 SETTINGS = {
-    NONE: Setting("long", (("scores.shrinkage", NONE),)),
-    AS_IT_IS: Setting("long"),
-    "0.6": Setting("long", (("scores.shrinkage", "0.6"),)),
+    NONE: Setting("primary", (("scores.shrinkage", NONE),)),
+    AS_IT_IS: Setting("primary"),
+    "0.6": Setting("primary", (("scores.shrinkage", "0.6"),)),
     "short": Setting("short"),
-    "pair": Setting("primary"),
+    "pair": Setting("pair"),
+    "first": Setting("first"),
 }
 FIGURES = (
     (NONE, (AS_IT_IS, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
-    (AS_IT_IS, ("short", "pair"), "proxies_tune.{}.{}.minus_long"),
+    (AS_IT_IS, ("short", "pair", "first"), "proxies_tune.{}.{}.minus_long"),
 )
 """What settings are compared with, which ones, and what the differences are called."""
 SEEDS = (2, 3, 4)
