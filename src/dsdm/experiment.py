@@ -28,6 +28,7 @@ from dsdm.datamodel.config import (
     ScreeningConfig,
     scored_targets,
     scores_forward,
+    shrinkage_of,
 )
 from dsdm.errors import ArtifactError, ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
@@ -47,7 +48,7 @@ DIGEST = b"# sha256 of the lines above: "
 class ProxiesConfig(Config):
     """The models that the datamodel is estimated on."""
 
-    LATER = frozenset({"checkpoints", "first_checkpoint", "moments"})
+    LATER = frozenset({"checkpoints", "first_checkpoint", "moments", "tokens"})
 
     count: int = 2
     """How many; the scores' noise falls with it, the cost rises."""
@@ -132,6 +133,7 @@ class Experiment(Config):
                 raise ValueError(f"`{method}` needs Adam's moments: set proxies.moments to true")
             if TRAITS[method].of_training:
                 self._check_of_training(method)
+        self._check_group_means()
         self._check_screening()
         if self.pool.format == "conversations" and self.examples.unit == "row":
             raise ValueError("`examples.unit` row is for text; a conversation is one row as it is")
@@ -156,6 +158,31 @@ class Experiment(Config):
             raise ValueError(
                 f"`{method}` follows back the last {tail:g} of a training, and the first of "
                 f"{checkpoints} checkpoints is before: set fewer, or a larger directions.tail"
+            )
+
+    def _check_group_means(self) -> None:
+        if self.scores.group_means != "first":
+            return
+        if self.proxies.checkpoints == 1:
+            raise ValueError(
+                "`scores.group_means` first is of several checkpoints: set proxies.checkpoints to 2"
+                " or more"
+            )
+        for method in self.estimators:
+            if TRAITS[method].of_training or not TRAITS[method].is_slope:
+                raise ValueError(
+                    f"`scores.group_means` first is for slopes at checkpoints, and `{method}` has "
+                    "none: set it to all"
+                )
+            if not shrinkage_of(self.scores, method):
+                raise ValueError(
+                    "`scores.group_means` first is for scores that are drawn to the means of "
+                    f"groups, and those of `{method}` are not: set scores.shrinkage"
+                )
+        if any(arm.target for arm in self.compared_arms if arm.method in self.estimators):
+            raise ValueError(
+                "`scores.group_means` first is for the targets' mix: leave out the arms of single "
+                "targets"
             )
 
     def _check_screening(self) -> None:

@@ -99,6 +99,64 @@ def test_texts_of_one_group_keep_their_scores(tmp_path: Path, dsdm: Dsdm) -> Non
     assert merged(run)["ekfac"].equals(as_scored(run)["ekfac"])
 
 
+@pytest.mark.parametrize("shrinkage", [0.3, 1.0])
+def test_the_first_checkpoint_says_what_a_group_is_worth_and_the_last_what_is_in_it(
+    tmp_path: Path, dsdm: Dsdm, shrinkage: float
+) -> None:
+    experiment, run = write_kinds(tmp_path, 60), tmp_path / "run"
+    settings = ("--proxies.checkpoints", 2, "--scores.shrinkage", shrinkage)
+    assert dsdm("run", experiment, *settings)[0] == 0
+    made = {file: file.stat().st_mtime_ns for file in run.rglob("ekfac/*/_manifest.json")}
+    plain = merged(run)
+    code, _, err = dsdm("run", experiment, *settings, "--scores.group_means", "first")
+    assert code == 0, err
+    assert made == {file: file.stat().st_mtime_ns for file in run.rglob("ekfac/*/_manifest.json")}
+    group, before, after = groups(run), as_scored(run), merged(run)
+    # Two proxies, each at two checkpoints.
+    first, last = (
+        np.mean([before[f"ekfac.{i}.mix"].to_numpy() for i in points], axis=0)
+        for points in ((0, 2), (1, 3))
+    )
+    means = []
+    for scores in (first, last):
+        moments = GroupMoments(int(group.max()) + 1)
+        moments.add(group, scores)
+        means.append(moments.means()[group])
+    expected = means[0] + (1 - shrinkage) * (last - means[1])
+    np.testing.assert_allclose(after["ekfac"].to_numpy(), expected, rtol=1e-4, atol=1e-5)
+    others = [name for name in after.column_names if name != "ekfac"]
+    assert after.select(others).equals(plain.select(others))
+    assert not after["ekfac"].equals(plain["ekfac"])
+
+
+def test_of_one_group_the_last_checkpoint_decides(tmp_path: Path, dsdm: Dsdm) -> None:
+    experiment, run = write_kinds(tmp_path, 40), tmp_path / "run"
+    settings = ("--proxies.checkpoints", 2, "--scores.group_means", "first")
+    assert dsdm("run", experiment, *settings)[0] == 0
+    assert not groups(run).any()
+    before, after = as_scored(run), merged(run)["ekfac"].to_numpy()
+    last = np.mean([before[f"ekfac.{i}.mix"].to_numpy() for i in (1, 3)], axis=0)
+    np.testing.assert_array_equal(np.argsort(after, stable=True), np.argsort(last, stable=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((), "set proxies.checkpoints to 2 or more"),
+        (("--proxies.checkpoints", 2, "--scores.shrinkage", 0), "set scores.shrinkage"),
+        (("--proxies.checkpoints", 2, "--directions.estimators", "[metagradient]"), "has none"),
+        (("--proxies.checkpoints", 2, "--compare.arms", "['top:words']"), "single targets"),
+    ],
+)
+def test_levels_that_there_are_not_are_refused(
+    tmp_path: Path, dsdm: Dsdm, settings: tuple[object, ...], message: str
+) -> None:
+    experiment = write_kinds(tmp_path, 10)
+    code, _, err = dsdm("run", experiment, *settings, "--scores.group_means", "first")
+    assert code == 2
+    assert message in err
+
+
 def test_dropped_candidates_are_drawn_and_draw_nobody(tmp_path: Path) -> None:
     slopes, group = np.array([1.0, 3.0, 9.0, -4.0, -2.0]), np.array([0, 0, 0, 1, 1])
     is_counted = np.array([True, True, False, True, True])

@@ -119,7 +119,7 @@ class ScreeningConfig(Config):
 class ScoresConfig(Config):
     """How candidates are scored."""
 
-    LATER = frozenset({"cosine", "screening", "shrinkage"})
+    LATER = frozenset({"cosine", "group_means", "screening", "shrinkage"})
 
     method: Literal["auto", "forward", "backward"] = "auto"
     """`forward` for few directions, `backward` for many; `auto` takes the cheaper. Backward
@@ -138,6 +138,9 @@ class ScoresConfig(Config):
     shrinkage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """How far a candidate's score is drawn towards the mean of candidates about the same topics;
     None: 0.3 of the way for `ekfac`, not at all for other estimators and for cosines."""
+    group_means: Literal["all", "first"] = "all"
+    """Which of a proxy's checkpoints the means of those groups are of. `first`: its first one says
+    what kinds of text help, and the later ones which texts of a kind."""
     effect_nats: float = 0.02
     """Largest forward step: the standard deviation of its effect on the calibration rows' outputs.
     Parts of it, down to a sixteenth in bf16 and less in float32, are tried too, and the best is

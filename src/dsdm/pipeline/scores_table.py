@@ -19,6 +19,8 @@ from dsdm.selection.score_files import storage
 
 SCORES = "scores.parquet"
 PROVENANCE = ("candidate", "id", "source", "file", "file_row", "num_tokens")
+BETWEEN, WITHIN = " between groups", " within groups"
+"""Behind a method's name: its scores that count at that level. No column of a file."""
 PREDICTED = "predicted"
 """METHOD.predicted: whether a screening left a candidate with what it predicts of it."""
 
@@ -141,6 +143,24 @@ def candidate_means(
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Which proxies, or checkpoints of one, say what a group is worth, and which what is in it."""
+
+    between: Float[np.ndarray, " points"]
+    """What each counts for in the means of groups, together 1."""
+    within: Float[np.ndarray, " points"]
+    """The same for the differences from them."""
+
+    def combined(self, method: str, table: pa.Table) -> dict[str, np.ndarray]:
+        """A method's scores for the mix at either level, before anything is drawn."""
+        points = [table[f"{method}.{i}.{MIX}"].to_numpy() for i in range(len(self.between))]
+        return {
+            f"{method}{mark}": np.average(points, axis=0, weights=weights)
+            for mark, weights in ((BETWEEN, self.between), (WITHIN, self.within))
+        }
+
+
+@dataclass(frozen=True)
 class Shrinkage:
     """How scores are drawn towards the means of their groups when they are merged."""
 
@@ -150,6 +170,8 @@ class Shrinkage:
     """The group of each candidate of the pool."""
     is_counted: Bool[np.ndarray, " candidates"]
     """Whose scores the means are of: not those of candidates that are dropped."""
+    levels: Levels | None = None
+    """None: what combines points combines their groups' means too."""
 
     def of(self, column: str) -> float:
         """How far the scores in a column are drawn."""
@@ -173,7 +195,7 @@ def merge_scores(
         return (table for folders in shards for table in _read_beside(folders) if len(table))
 
     # Drawn to one point, candidates keep their order: then they keep their scores.
-    if shrinkage is None or not shrinkage.group.any():
+    if shrinkage is None or not (shrinkage.group.any() or shrinkage.levels):
         return _write_tables(tables(), path)
     means = _group_means((folder for folders in shards for folder in folders), shrinkage)
     return _write_tables((_shrunk(table, shrinkage, means) for table in tables()), path)
@@ -188,9 +210,15 @@ def _group_means(
     for table in (table for folder in folders for table in _read(folder / SCORES, shrinkage.of)):
         candidates = table["candidate"].to_numpy()
         is_counted, group = shrinkage.is_counted[candidates], shrinkage.group[candidates]
-        for name in filter(shrinkage.of, table.column_names):
+        columns = {
+            name: table[name].to_numpy() for name in filter(shrinkage.of, table.column_names)
+        }
+        if shrinkage.levels is not None:
+            for method in set(columns) & set(shrinkage.by_method):
+                columns |= shrinkage.levels.combined(method, table)
+        for name, values in columns.items():
             of_column = moments.setdefault(name, GroupMoments(num_groups))
-            of_column.add(group[is_counted], table[name].to_numpy()[is_counted])
+            of_column.add(group[is_counted], values[is_counted])
     return {name: of_column.means() for name, of_column in moments.items()}
 
 
@@ -198,8 +226,17 @@ def _shrunk(
     table: pa.Table, shrinkage: Shrinkage, means: Mapping[str, Float[np.ndarray, " groups"]]
 ) -> pa.Table:
     group = shrinkage.group[table["candidate"].to_numpy()]
-    for name, of_group in means.items():
-        values = shrunk(table[name].to_numpy(), group, of_group, shrinkage.of(name))
+    drawn = {
+        name: shrunk(table[name].to_numpy(), group, means[name], shrinkage.of(name))
+        for name in filter(shrinkage.of, table.column_names)
+    }
+    if shrinkage.levels is not None:
+        for method in set(drawn) & set(shrinkage.by_method):
+            values = shrinkage.levels.combined(method, table)[f"{method}{WITHIN}"]
+            of_group = means[f"{method}{WITHIN}"]
+            values = shrunk(values, group, of_group, shrinkage.of(method)) - of_group[group]
+            drawn[method] = values + means[f"{method}{BETWEEN}"][group]
+    for name, values in drawn.items():
         number = table.column_names.index(name)
         table = table.set_column(number, name, pa.array(values.astype(np.float32)))
     return table

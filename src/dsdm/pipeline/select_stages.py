@@ -17,6 +17,7 @@ from dsdm.pipeline.score_stages import scores_work
 from dsdm.pipeline.scores_table import (
     PROVENANCE,
     SCORES,
+    Levels,
     Shrinkage,
     load_scores,
     merge_scores,
@@ -36,6 +37,8 @@ def merged_scores_work(run: Run) -> Iterator[Work]:
     # No setting of the scores themselves: they are drawn to other means in seconds.
     by_method = shrinkages(run)
     inputs |= {f"shrinkage of {method}": f"{by:g}" for method, by in by_method.items()}
+    if run.experiment.scores.group_means != "all":
+        inputs |= {"group means": run.experiment.scores.group_means}
     if by_method:
         inputs |= dropped_inputs(run)
     yield Work(
@@ -123,8 +126,17 @@ def _merge(run: Run, draft: Draft) -> None:
         group = group_of_candidate(run)
         is_counted = np.ones(len(group), bool)
         is_counted[run.droppable] = False
-        shrinkage = Shrinkage(by_method, group, is_counted)
+        shrinkage = Shrinkage(by_method, group, is_counted, levels_of(run))
     draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES, shrinkage)
+
+
+def levels_of(run: Run) -> Levels | None:
+    """Which points say what groups are worth, where that is not said by all of them."""
+    if run.experiment.scores.group_means == "all":
+        return None
+    is_first = np.arange(len(run.point_weights)) % run.experiment.proxies.checkpoints == 0
+    between, within = (np.where(one, run.point_weights, 0.0) for one in (is_first, ~is_first))
+    return Levels(between / between.sum(), within / within.sum())
 
 
 def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:
