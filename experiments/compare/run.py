@@ -69,19 +69,21 @@ PAIR_OF_PROXIES = (
     ("directions.curvature_rows", "2048"),
 )
 """Two, each trained on an eighth of the tokens: they cost together what the one does."""
-TWO_CHECKPOINTS = (
+LEVELS = (
     ("proxies.checkpoints", "2"),
     ("proxies.first_checkpoint", "0.25"),
+    ("scores.group_means", "first"),
     ("directions.curvature_rows", "2048"),
 )
-"""The one at a quarter of its training, too."""
+"""The one at a quarter of its training, too, which says what kinds of text help."""
 PRIMARY = "mixed.2m.2m"
 SLOPES = "slopes.2m.2m"
 SHORT = "short.2m.2m"
 PAIR = "pair.2m.2m"
-FIRST = "first.2m.2m"
+TWO_LEVELS = "levels.2m.2m"
 CLEAN = "clean.2m.2m"
 CLEAN_PAIR = "cleanpair.2m.2m"
+CLEAN_LEVELS = "cleanlevels.2m.2m"
 LONGER = "mixed.2m.8m"
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
@@ -91,9 +93,10 @@ BORROWED = {
     SLOPES: (PRIMARY, ("random",)),
     SHORT: (PRIMARY, BUDGETS),
     PAIR: (PRIMARY, BUDGETS),
-    FIRST: (PRIMARY, BUDGETS),
+    TWO_LEVELS: (PRIMARY, BUDGETS),
     LONGER: (PRIMARY, (LONGER_RANDOM,)),
     CLEAN_PAIR: (CLEAN, ("random",)),
+    CLEAN_LEVELS: (CLEAN, ("random",)),
 }
 """Arms of one place that are another's too: no proxy or score has a part in them."""
 TRANSFER = "singles"
@@ -163,12 +166,20 @@ CELLS = (
         overrides=(("run", "../runs/comparison-clean-pair"), *PAIR_OF_PROXIES),
     ),
     Cell(
-        "first",
-        FIRST,
-        (2, 3),
+        "levels",
+        TWO_LEVELS,
+        (0, 1, 2, 3, 4),
         arms=("top", "source-matched", "bottom"),
-        overrides=(("run", "../runs/comparison-first"), *TWO_CHECKPOINTS),
+        overrides=(("run", "../runs/comparison-levels"), *LEVELS),
         links=READ,
+    ),
+    Cell(
+        "levels-clean",
+        CLEAN_LEVELS,
+        (2,),
+        config="clean",
+        arms=("top", "source-matched"),
+        overrides=(("run", "../runs/comparison-clean-levels"), *LEVELS),
     ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
     Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions

@@ -52,11 +52,11 @@ SETTINGS = {
     "0.6": Setting("primary", (("scores.shrinkage", "0.6"),)),
     "short": Setting("short"),
     "pair": Setting("pair"),
-    "first": Setting("first"),
+    "levels": Setting("levels"),
 }
 FIGURES = (
     (NONE, (AS_IT_IS, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
-    (AS_IT_IS, ("short", "pair", "first"), "proxies_tune.{}.{}.minus_long"),
+    (AS_IT_IS, ("short", "pair", "levels"), "proxies_tune.{}.{}.minus_long"),
 )
 """What settings are compared with, which ones, and what the differences are called."""
 SEEDS = (2, 3, 4)
