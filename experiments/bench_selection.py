@@ -33,7 +33,7 @@ from dsdm.datamodel.config import DirectionsConfig
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
 from dsdm.datamodel.gradients import mean_gradient
 from dsdm.datamodel.layers import moved_layers
-from dsdm.datamodel.scoring import EXACT_PASSES, FORWARD_PASSES, MOST_STEPS, score_forward
+from dsdm.datamodel.scoring import EXACT_PASSES, FORWARD_PASSES, SHRINKS, score_forward
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.lm.model import autocast, default_device, flops_per_token, load_model
 from dsdm.lm.train import train
@@ -117,7 +117,7 @@ def case_figures(name: str, case: Case, passes: Passes) -> list[dict[str, Any]]:
 
 def cost_shares(case: Case, passes: Passes) -> dict[str, float]:
     """Each part's FLOPs over the training's."""
-    steps = FORWARD_PASSES * MOST_STEPS
+    steps = FORWARD_PASSES * len(SHRINKS)
     calibration = (2 * EXACT_PASSES + steps) * case.calibration_tokens
     tokens_passed = {
         "proxies": passes.training * case.proxy_tokens,

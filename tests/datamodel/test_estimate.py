@@ -20,7 +20,7 @@ from dsdm.datamodel.directions import load_direction
 from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
 from dsdm.datamodel.estimators import ESTIMATORS
 from dsdm.datamodel.layers import moved_layers
-from dsdm.datamodel.scoring import exact_scores
+from dsdm.datamodel.scoring import SHRINKS, exact_scores
 from dsdm.lm.model import flops_per_token
 from tests.conftest import ListRows, random_rows, tiny_model
 
@@ -122,7 +122,7 @@ def test_flops_are_of_the_tokens_that_are_read(tmp_path: Path, method: str, scor
     passes = (found - read - products) / calibrated
     # Four passes for each exact slope; the mix's step takes one more, and two for each that is
     # tried.
-    expected = 8 if scoring == "backward" else 8 + 4 + 2 * 5
+    expected = 8 if scoring == "backward" else 8 + 4 + 2 * len(SHRINKS)
     assert passes == pytest.approx(expected)
 
 

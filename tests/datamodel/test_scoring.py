@@ -14,7 +14,9 @@ from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.directions import Direction, add_directions
 from dsdm.datamodel.scoring import (
     EXACT_PASSES,
+    FINER,
     FORWARD_PASSES,
+    GOOD,
     SHRINKS,
     calibrate,
     exact_scores,
@@ -145,7 +147,17 @@ def test_calibration_takes_the_step_that_agrees_best() -> None:
     calibration = calibrate(model, random_direction(model), rows, "margin", CONFIG)
     # In fp64 nothing is rounded that matters, so the smallest step is the best.
     effect = calibration.forward.step * calibration.spread
-    assert effect == pytest.approx(CONFIG.effect_nats * min(SHRINKS["float32"]))
+    assert effect == pytest.approx(CONFIG.effect_nats * min(SHRINKS))
+
+
+def test_where_outputs_bend_float32_takes_finer_steps() -> None:
+    model, rows = tiny_model(), random_rows(8)
+    config = ScoresConfig(effect_nats=2.0, precision="float32")
+    found = calibrate(model, random_direction(model), rows, "margin", config)
+    assert found.forward.correlation > GOOD
+    effect = found.forward.step * found.spread
+    assert effect == pytest.approx(config.effect_nats * min(FINER))
+    assert found.passes == EXACT_PASSES + FORWARD_PASSES * len(SHRINKS + FINER)
 
 
 def test_what_bf16_rounds_away_is_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +171,7 @@ def test_what_bf16_rounds_away_is_scored_in_float32(monkeypatch: pytest.MonkeyPa
         calibrate(model, direction, rows, "margin", bf16)
     found = calibrate(model, direction, rows, "margin", config)
     assert found.forward.precision == "float32"
-    assert found.passes == EXACT_PASSES + FORWARD_PASSES * sum(map(len, SHRINKS.values()))
+    assert found.passes == EXACT_PASSES + FORWARD_PASSES * 2 * len(SHRINKS)
     assert found.forward.settings(config).precision == "float32"
     coarse = calibrate(model, direction, rows, "margin", ScoresConfig(effect_nats=0.5))
     assert coarse.forward.precision == "bfloat16"

@@ -143,7 +143,7 @@ class ScoresConfig(Config):
     what kinds of text help, and the later ones which texts of a kind."""
     effect_nats: float = 0.02
     """Largest forward step: the standard deviation of its effect on the calibration rows' outputs.
-    Parts of it, down to a sixteenth in bf16 and less in float32, are tried too, and the best is
+    A quarter and a sixteenth of it are tried too, in float32 less where need be, and the best is
     taken."""
     calibration_rows: int = 128
     """Rows on which the step is set, the forward scores are checked and directions are scaled."""

@@ -5,7 +5,7 @@ backward pass for all directions, where they move only layers and tables. Both g
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -39,12 +39,11 @@ CPU_TOKENS = 4096
 """Most tokens in a forward pass on the CPU: what a layer makes of twice as many falls out of the
 cache, and takes 6% to 9% longer (experiments/LOG.md, 2026-11-28, ninth session)."""
 
-SHRINKS: dict[Precision, tuple[float, ...]] = {
-    "bfloat16": (1, 1 / 4, 1 / 16),
-    "float32": (1, 1 / 4, 1 / 16, 1 / 64, 1 / 256),
-}
+SHRINKS = (1.0, 1 / 4, 1 / 16)
 """Parts of the largest step that are tried: curvature shows at large ones, rounding at small."""
-MOST_STEPS = max(map(len, SHRINKS.values()))
+FINER = (1 / 64, 1 / 256)
+"""Those that are tried in float32 where the others agree with the derivative less than this:"""
+GOOD = 0.999
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def calibrate(
             f"{len(exact)} rows is {spread}. The direction is not usable."
         )
     tried: list[ForwardStep] = []
-    for precision in _precisions(config, model.device):
-        for shrink in SHRINKS[precision]:
+    for precision, shrinks, enough in _attempts(config, model.device):
+        for shrink in shrinks:
             step = ForwardStep(shrink * config.effect_nats / spread, 0.0, precision)
             settings = step.settings(config)
             forward = score_forward(model, direction, rows, output, step.step, settings)
@@ -89,7 +88,7 @@ def calibrate(
             found = np.nan_to_num(np.corrcoef(exact, forward)[0, 1], nan=-1.0)
             tried.append(replace(step, correlation=float(found)))
         best = max(tried, key=lambda step: step.correlation)
-        if best.correlation >= config.min_correlation:
+        if best.correlation >= enough:
             return Calibration(spread, best, EXACT_PASSES + FORWARD_PASSES * len(tried))
     each = (f"{s.correlation:.4f} at step {s.step:.3g} in {s.precision}" for s in tried)
     raise NumericalError(
@@ -100,11 +99,16 @@ def calibrate(
     )
 
 
-def _precisions(config: ScoresConfig, device: torch.device) -> list[Precision]:
-    """What is tried, the fastest first."""
-    if config.precision != "auto":
-        return [config.precision]
-    return ["bfloat16", "float32"] if uses_bfloat16(device, "auto") else ["float32"]
+def _attempts(
+    config: ScoresConfig, device: torch.device
+) -> Iterator[tuple[Precision, tuple[float, ...], float]]:
+    """Precisions and parts of the largest step, the fastest first, and the agreement to stop at."""
+    least = config.min_correlation
+    if uses_bfloat16(device, config.precision):
+        yield "bfloat16", SHRINKS, least
+    if config.precision != "bfloat16":
+        yield "float32", SHRINKS, max(GOOD, least)
+        yield "float32", FINER, least
 
 
 def random_rows(rows: Rows, count: int, seed: int) -> Subset:

@@ -10,7 +10,7 @@ from dsdm.datamodel.config import (
     shrinkage_of,
 )
 from dsdm.datamodel.curvature_costs import FACTOR_PASSES, curvature_flops, sample_passes
-from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, MOST_STEPS
+from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
 from dsdm.datamodel.screening import MOST_SAMPLED
 from dsdm.datamodel.topics import MOST_TEXTS, MOST_TOKENS
 from dsdm.experiment import Experiment
@@ -130,7 +130,7 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
     wanted = _num_wanted(experiment)
     slope_passes = EXACT_PASSES * num_directions
     if scores_forward(scores, wanted):
-        slope_passes += (EXACT_PASSES + FORWARD_PASSES * MOST_STEPS) * wanted
+        slope_passes += (EXACT_PASSES + FORWARD_PASSES * len(SHRINKS)) * wanted
     slope_tokens = slope_passes * scores.calibration_rows * row_tokens
     extra, solving, state = _curvature(method, experiment, measured, sample)
     if TRAITS[method].of_training:
