@@ -65,6 +65,12 @@ def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     _replace(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
+def read_figures(file: str) -> list[dict[str, Any]]:
+    """The rows of one file in experiments/results; none where it is not there yet."""
+    path = RESULTS / f"{file}.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
 def write_figures(file: str, rows: list[dict[str, Any]]) -> None:
     """Replaces the rows of one file in experiments/results, and prints them."""
     RESULTS.mkdir(exist_ok=True)
@@ -77,9 +83,7 @@ def write_figures(file: str, rows: list[dict[str, Any]]) -> None:
 
 def add_figures(file: str, rows: list[dict[str, Any]]) -> None:
     """Adds to the rows of one file, in place of those of the same names."""
-    path = RESULTS / f"{file}.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    found = {row["name"]: row for row in [*old, *rows]}
+    found = {row["name"]: row for row in [*read_figures(file), *rows]}
     write_figures(file, [found[name] for name in sorted(found)])
 
 

@@ -77,7 +77,7 @@ def test_a_cell_takes_over_what_the_primary_cell_has_finished(
     compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bottom = next(cell for cell in compare.CELLS if cell.name == "bottom")
+    bottom = compare.cell_named("bottom")
     primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], bottom))
     (primary / "proxies" / "0").mkdir(parents=True)
     (primary / "baselines").mkdir()
@@ -149,7 +149,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_cells_figures_are_the_differences_of_its_models(
     compare: ModuleType, finished: Run
 ) -> None:
-    cell = next(cell for cell in compare.CELLS if cell.name == "primary")
+    cell = compare.cell_named("primary")
     lines = list(compare.measured_lines(cell, 0, finished.experiment))
     rows = {row["name"]: row for row in compare.all_figures(lines, "report", ["a", "b"])}
     folder = finished.folder / "evaluations" / "report"
@@ -183,7 +183,7 @@ def test_the_transfer_matrix_has_a_figure_for_each_pair(
         ),
     )
     run_experiment(changed)
-    cell = next(cell for cell in compare.CELLS if cell.name == "singles")
+    cell = compare.cell_named("singles")
     lines = list(compare.measured_lines(cell, 0, changed))
     rows = list(compare.all_figures(lines, "report", ["a", "b"]))
     # An interval over the examples of one seed would not say what another seed changes.

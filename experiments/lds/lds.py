@@ -14,7 +14,6 @@ says what is retrained (`dsdm.trust.lds_config`).
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -24,7 +23,7 @@ from typing import Any
 import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from record import RESULTS, figure, read_lines, write_figures, write_lines
+from record import figure, read_figures, read_lines, write_figures, write_lines
 
 from dsdm.config import load_config
 from dsdm.datamodel.config import DirectionsConfig
@@ -221,9 +220,8 @@ def _seeds(bank: Bank) -> int:
 
 def _write(setup: str, bank: Bank, board: Board, costs: Mapping[str, MethodCost]) -> None:
     """Replaces the figures of this setup, and keeps those of others."""
-    path, prefix = RESULTS / "lds.json", f"lds.{setup}."
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    kept = [row for row in old if not row["name"].startswith(prefix)]
+    prefix = f"lds.{setup}."
+    kept = [row for row in read_figures("lds") if not row["name"].startswith(prefix)]
     write_figures("lds", [*kept, *_figures(prefix, bank, board, costs)])
 
 

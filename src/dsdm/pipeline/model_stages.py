@@ -38,17 +38,17 @@ def proxies_work(run: Run) -> Iterator[Work]:
     experiment = run.experiment
     inputs = fingerprints([*tokenizer_work(run), *first_examples_work(run)])
     inputs |= dropped_inputs(run) | run.base_files(experiment.model)
+    share: dict[str, Any] = {"fraction": experiment.proxies.fraction}
+    if experiment.proxies.tokens is not None:
+        share = {"tokens": experiment.proxies.tokens}
     for number in range(experiment.proxies.count):
         config = {
             "model": experiment.model,
-            "fraction": experiment.proxies.fraction,
+            **share,
             "epochs": experiment.proxies.epochs,
             "train": training_content(experiment.proxies.train),
             "seed": [experiment.seed, number],
         }
-        if experiment.proxies.tokens is not None:
-            del config["fraction"]
-            config["tokens"] = experiment.proxies.tokens
         if experiment.proxies.checkpoints > 1:
             config["checkpoints"] = experiment.proxies.checkpoints
             if experiment.proxies.first_checkpoint is not None:

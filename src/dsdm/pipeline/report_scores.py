@@ -141,7 +141,7 @@ def calibrations(folder: Path, experiment: Experiment) -> Iterator[Calibration]:
     """How each direction that was scored forward agrees with its exact derivative."""
     for method, proxy, directions in _direction_folders(folder, experiment):
         for target, step in load_calibration(directions).steps.items():
-            precision = step.precision or experiment.scores.precision
+            precision = step.settings(experiment.scores).precision
             yield Calibration(method, str(proxy), target, step.step, step.correlation, precision)
 
 

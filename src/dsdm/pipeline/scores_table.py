@@ -210,33 +210,30 @@ def _group_means(
     for table in (table for folder in folders for table in _read(folder / SCORES, shrinkage.of)):
         candidates = table["candidate"].to_numpy()
         is_counted, group = shrinkage.is_counted[candidates], shrinkage.group[candidates]
-        columns = {
-            name: table[name].to_numpy() for name in filter(shrinkage.of, table.column_names)
-        }
-        if shrinkage.levels is not None:
-            for method in set(columns) & set(shrinkage.by_method):
-                columns |= shrinkage.levels.combined(method, table)
-        for name, values in columns.items():
+        for name, values in _undrawn(table, shrinkage).items():
             of_column = moments.setdefault(name, GroupMoments(num_groups))
             of_column.add(group[is_counted], values[is_counted])
     return {name: of_column.means() for name, of_column in moments.items()}
 
 
+def _undrawn(table: pa.Table, shrinkage: Shrinkage) -> dict[str, np.ndarray]:
+    """The columns that are drawn, as they were scored, and what a method says at each level."""
+    columns = {name: table[name].to_numpy() for name in filter(shrinkage.of, table.column_names)}
+    if shrinkage.levels is not None:
+        for method in set(columns) & set(shrinkage.by_method):
+            columns |= shrinkage.levels.combined(method, table)
+    return columns
+
+
 def _shrunk(
     table: pa.Table, shrinkage: Shrinkage, means: Mapping[str, Float[np.ndarray, " groups"]]
 ) -> pa.Table:
-    group = shrinkage.group[table["candidate"].to_numpy()]
-    drawn = {
-        name: shrunk(table[name].to_numpy(), group, means[name], shrinkage.of(name))
-        for name in filter(shrinkage.of, table.column_names)
-    }
-    if shrinkage.levels is not None:
-        for method in set(drawn) & set(shrinkage.by_method):
-            values = shrinkage.levels.combined(method, table)[f"{method}{WITHIN}"]
-            of_group = means[f"{method}{WITHIN}"]
-            values = shrunk(values, group, of_group, shrinkage.of(method)) - of_group[group]
-            drawn[method] = values + means[f"{method}{BETWEEN}"][group]
-    for name, values in drawn.items():
+    group, columns = shrinkage.group[table["candidate"].to_numpy()], _undrawn(table, shrinkage)
+    for name in filter(shrinkage.of, table.column_names):
+        has_levels = name + WITHIN in columns
+        between, within = (name + BETWEEN, name + WITHIN) if has_levels else (name, name)
+        values = shrunk(columns[within], group, means[within], shrinkage.of(name))
+        values = values + (means[between] - means[within])[group]
         number = table.column_names.index(name)
         table = table.set_column(number, name, pa.array(values.astype(np.float32)))
     return table
