@@ -73,15 +73,15 @@ def test_an_arm_of_a_place_is_of_one_run(compare: ModuleType) -> None:
             assert runs.setdefault((cell.place, arm), experiment.folder) == experiment.folder
 
 
-def test_a_cell_takes_over_what_the_primary_cell_has_finished(
+def test_a_cell_takes_over_what_another_has_finished(
     compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bottom = compare.cell_named("bottom")
-    primary, folder = (compare.experiment_of(c, 1).folder for c in (compare.CELLS[0], bottom))
-    (primary / "proxies" / "0").mkdir(parents=True)
-    (primary / "baselines").mkdir()
-    compare.link_primary(bottom, 1, folder)
+    cells = [compare.cell_named(name) for name in ("long", "long-bottom")]
+    long, folder = (compare.experiment_of(cell, 1).folder for cell in cells)
+    (long / "proxies" / "0").mkdir(parents=True)
+    (long / "baselines").mkdir()
+    compare.link_finished(cells[1], 1, folder)
     assert [path.name for path in folder.iterdir()] == ["proxies"]
 
 

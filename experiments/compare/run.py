@@ -59,44 +59,41 @@ SCORED_WHOLE = (
 )
 READ = (*TEXTS, "heldout", "topics")
 """What runs of a seed share whatever their proxies are."""
-SHARED = (*READ, "proxies")
-"""What the primary cell's run of a seed shares with the one that is scored whole."""
-SHORT_PROXIES = (("proxies.fraction", "0.2"), ("directions.curvature_rows", "2048"))
+MADE = (*READ, "proxies")
+"""What a cell's run of a seed shares with the one that is scored whole."""
+LAST_ALONE = (
+    ("proxies.checkpoints", "1"),
+    ("proxies.first_checkpoint", "null"),
+    ("scores.group_means", "all"),
+)
+"""Proxies at the end of their training say what kinds of text help, too."""
+LONG_PROXY = (*LAST_ALONE, ("directions.curvature_rows", "4096"))
+"""That of the primary cell."""
+SHORT_PROXY = (*LAST_ALONE, ("proxies.fraction", "0.2"))
 """Trained on half as many tokens, which are as many as a model of the comparison is trained on."""
-PAIR_OF_PROXIES = (
-    ("proxies.count", "2"),
-    ("proxies.fraction", "0.05"),
-    ("directions.curvature_rows", "2048"),
-)
-"""Two, each trained on an eighth of the tokens: they cost together what the one does."""
-LEVELS = (
-    ("proxies.checkpoints", "2"),
-    ("proxies.first_checkpoint", "0.25"),
-    ("scores.group_means", "first"),
-    ("directions.curvature_rows", "2048"),
-)
-"""The one at a quarter of its training, too, which says what kinds of text help."""
+PAIR_OF_PROXIES = (*LAST_ALONE, ("proxies.count", "2"), ("proxies.fraction", "0.05"))
+"""Two, each trained on an eighth of the tokens: they cost together what a long one does."""
 PRIMARY = "mixed.2m.2m"
+LONG = "long.2m.2m"
 SLOPES = "slopes.2m.2m"
 SHORT = "short.2m.2m"
 PAIR = "pair.2m.2m"
-TWO_LEVELS = "levels.2m.2m"
 CLEAN = "clean.2m.2m"
+CLEAN_LONG = "cleanlong.2m.2m"
 CLEAN_PAIR = "cleanpair.2m.2m"
-CLEAN_LEVELS = "cleanlevels.2m.2m"
 LONGER = "mixed.2m.8m"
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
 BUDGETS = ("random", "random@2", "random@4")
 """Random's curve."""
 BORROWED = {
+    LONG: (PRIMARY, BUDGETS),
     SLOPES: (PRIMARY, ("random",)),
     SHORT: (PRIMARY, BUDGETS),
     PAIR: (PRIMARY, BUDGETS),
-    TWO_LEVELS: (PRIMARY, BUDGETS),
     LONGER: (PRIMARY, (LONGER_RANDOM,)),
+    CLEAN_LONG: (CLEAN, ("random",)),
     CLEAN_PAIR: (CLEAN, ("random",)),
-    CLEAN_LEVELS: (CLEAN, ("random",)),
 }
 """Arms of one place that are another's too: no proxy or score has a part in them."""
 TRANSFER = "singles"
@@ -117,7 +114,9 @@ class Cell:
     """None: those of the config."""
     overrides: tuple[tuple[str, str], ...] = ()
     links: tuple[str, ...] = ()
-    """Parts of the primary cell's run of the same seed that serve, where that run is finished."""
+    """Parts of another cell's run of the same seed that serve, as far as it has run."""
+    links_of: str = "primary"
+    """That other cell."""
 
 
 CELLS = (
@@ -125,7 +124,7 @@ CELLS = (
         "primary",
         PRIMARY,
         (0, 1, 2, 3, 4),
-        arms=("top", "dsir", "random", "source-matched"),
+        arms=("top", "dsir", "random", "source-matched", "bottom"),
     ),
     Cell(  # random's curve, for the multipliers
         "budgets",
@@ -133,20 +132,52 @@ CELLS = (
         (0, 2, 3, 4),
         arms=BUDGETS,
     ),
-    Cell(  # the same without shrinkage
+    Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
+    Cell(
+        "long",
+        LONG,
+        (0, 1, 2, 3, 4),
+        arms=("top", "source-matched"),
+        overrides=(("run", "../runs/comparison-long"), *LONG_PROXY),
+        links=READ,
+    ),
+    Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
+        "long-bottom",
+        LONG,
+        (2,),
+        arms=("bottom",),
+        overrides=(*LONG_PROXY, *SCORED_WHOLE),
+        links=MADE,
+        links_of="long",
+    ),
+    Cell(  # what single targets' scores choose: group means of the first checkpoint are the mix's
+        "singles",
+        TRANSFER,
+        (2,),
+        arms=("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
+        overrides=(*LONG_PROXY, *SCORED_WHOLE, ("compare.heldout", "[]")),
+        links=MADE,
+        links_of="long",
+    ),
+    Cell(  # the long one's without shrinkage
         "slopes",
         SLOPES,
         (0, 1, 2, 3, 4),
         arms=("top", "source-matched"),
-        overrides=(("run", "../runs/comparison-slopes"), ("scores.shrinkage", "0")),
-        links=(*TEXTS, "heldout", "proxies", "directions", "screening"),
+        overrides=(
+            *LONG_PROXY,
+            ("run", "../runs/comparison-slopes"),
+            ("scores.shrinkage", "0"),
+        ),
+        links=(*MADE, "directions", "screening"),
+        links_of="long",
     ),
-    Cell(  # by proxies that cost half as much; its lowest scores are predictions
+    Cell(  # by proxies that cost half as much
         "short",
         SHORT,
         (2, 3),
         arms=("top", "source-matched", "bottom"),
-        overrides=(("run", "../runs/comparison-short"), *SHORT_PROXIES),
+        overrides=(("run", "../runs/comparison-short"), *SHORT_PROXY),
         links=READ,
     ),
     Cell(
@@ -156,42 +187,6 @@ CELLS = (
         arms=("top", "source-matched", "bottom"),
         overrides=(("run", "../runs/comparison-pair"), *PAIR_OF_PROXIES),
         links=READ,
-    ),
-    Cell(
-        "pair-clean",
-        CLEAN_PAIR,
-        (2,),
-        config="clean",
-        arms=("top", "source-matched"),
-        overrides=(("run", "../runs/comparison-clean-pair"), *PAIR_OF_PROXIES),
-    ),
-    Cell(
-        "levels",
-        TWO_LEVELS,
-        (0, 1, 2, 3, 4),
-        arms=("top", "source-matched", "bottom"),
-        overrides=(("run", "../runs/comparison-levels"), *LEVELS),
-        links=READ,
-    ),
-    Cell(
-        "levels-clean",
-        CLEAN_LEVELS,
-        (2,),
-        config="clean",
-        arms=("top", "source-matched"),
-        overrides=(("run", "../runs/comparison-clean-levels"), *LEVELS),
-    ),
-    Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
-    Cell(  # of a pool that is scored whole: of a screened one the lowest scores are predictions
-        "bottom", PRIMARY, (2,), arms=("bottom",), overrides=SCORED_WHOLE, links=SHARED
-    ),
-    Cell(
-        "singles",
-        TRANSFER,
-        (2,),
-        arms=("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
-        overrides=(*SCORED_WHOLE, ("compare.heldout", "[]")),
-        links=SHARED,
     ),
     Cell(  # its random is the budgets cell's
         "longer", LONGER, (2, 3), arms=("top-8epochs@4", "dsir-8epochs@4")
@@ -204,6 +199,26 @@ CELLS = (
         overrides=(("compare.name", "larger"), ("compare.model", LARGER)),
     ),
     Cell("clean", CLEAN, (0, 1, 2), config="clean"),
+    Cell(
+        "clean-long",
+        CLEAN_LONG,
+        (2,),
+        config="clean",
+        arms=("top", "source-matched"),
+        overrides=(("run", "../runs/comparison-clean-long"), *LONG_PROXY),
+        links=READ,
+        links_of="clean",
+    ),
+    Cell(
+        "clean-pair",
+        CLEAN_PAIR,
+        (2,),
+        config="clean",
+        arms=("top", "source-matched"),
+        overrides=(("run", "../runs/comparison-clean-pair"), *PAIR_OF_PROXIES),
+        links=READ,
+        links_of="clean",
+    ),
 )
 
 
@@ -224,7 +239,7 @@ def main() -> None:
                 print(f"== {cell.name}, seed {seed}", file=sys.stderr)
                 experiment = experiment_of(cell, seed)
                 if not options.finished:
-                    link_primary(cell, seed, experiment.folder)
+                    link_finished(cell, seed, experiment.folder)
                     run_experiment(experiment, workers=Workers(options.workers))
                 add_lines(LOSSES, measured_lines(cell, seed, experiment))
     part = "report" if options.report else "tune"
@@ -255,10 +270,10 @@ def experiment_of(cell: Cell, seed: int) -> Experiment:
     return experiment_of_seed(HERE / f"{cell.config}.yaml", overrides, seed)
 
 
-def link_primary(cell: Cell, seed: int, folder: Path) -> None:
-    """Gives a seed of the cell what it shares with the primary cell's, as far as that has run."""
-    primary = experiment_of(CELLS[0], seed).folder
-    link_parts(primary, folder, [name for name in cell.links if (primary / name).exists()])
+def link_finished(cell: Cell, seed: int, folder: Path) -> None:
+    """Gives a seed of the cell what it shares with another's, as far as that has run."""
+    other = experiment_of(cell_named(cell.links_of), seed).folder
+    link_parts(other, folder, [name for name in cell.links if (other / name).exists()])
 
 
 def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Line]:

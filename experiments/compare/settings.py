@@ -6,8 +6,8 @@ Run the cells of run.py that they are of first. A setting is a cell with overrid
 runs of their own, which share what they can, and a model is trained on each selection. It is
 measured on the targets' tune part and on examples of the held-out tasks that no cell of run.py
 measures. Figures are differences, paired by seed, of what is measured so far: `shrinkage_tune.*`
-minus no shrinkage, `proxies_tune.*` minus the primary cell's proxy. A killed command goes on where
-it was.
+minus no shrinkage, `proxies_tune.*` minus a long proxy at the end of its training. A killed command
+goes on where it was.
 """
 
 import argparse
@@ -47,12 +47,12 @@ class Setting:
 NONE = "0"
 AS_IT_IS = "0.3"
 SETTINGS = {
-    NONE: Setting("primary", (("scores.shrinkage", NONE),)),
-    AS_IT_IS: Setting("primary"),
-    "0.6": Setting("primary", (("scores.shrinkage", "0.6"),)),
+    NONE: Setting("long", (("scores.shrinkage", NONE),)),
+    AS_IT_IS: Setting("long"),
+    "0.6": Setting("long", (("scores.shrinkage", "0.6"),)),
     "short": Setting("short"),
     "pair": Setting("pair"),
-    "levels": Setting("levels"),
+    "levels": Setting("primary"),
 }
 FIGURES = (
     (NONE, (AS_IT_IS, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
