@@ -6,8 +6,8 @@ Run the cells of run.py that they are of first. A setting is a cell with overrid
 runs of their own, which share what they can, and a model is trained on each selection. It is
 measured on the targets' tune part and on examples of the held-out tasks that no cell of run.py
 measures. Figures are differences, paired by seed, of what is measured so far: `shrinkage_tune.*`
-minus no shrinkage, `proxies_tune.*` minus a long proxy at the end of its training. A killed command
-goes on where it was.
+minus no shrinkage, `proxies_tune.*` minus a long proxy at the end of its training, `others_tune.*`
+minus random rows. A killed command goes on where it was.
 """
 
 import argparse
@@ -42,8 +42,10 @@ class Setting:
     cell: str
     overrides: tuple[tuple[str, str], ...] = ()
     """None: the models of the cell serve."""
+    arm: str = "top"
 
 
+RANDOM = "random"
 NONE = "0"
 AS_IT_IS = "0.3"
 SETTINGS = {
@@ -53,10 +55,12 @@ SETTINGS = {
     "short": Setting("short"),
     "pair": Setting("pair"),
     "levels": Setting("primary"),
+    RANDOM: Setting("primary", arm="random"),
 }
 FIGURES = (
     (NONE, (AS_IT_IS, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
     (AS_IT_IS, ("short", "pair", "levels"), "proxies_tune.{}.{}.minus_long"),
+    (RANDOM, (AS_IT_IS, "levels"), "others_tune.{}.{}.minus_random"),
 )
 """What settings are compared with, which ones, and what the differences are called."""
 SEEDS = (2, 3, 4)
@@ -118,7 +122,7 @@ def experiment_at(name: str, seed: int, files: list[Path]) -> Experiment:
         *setting.overrides,
         ("compare.heldout", json.dumps(tasks)),
     )
-    return experiment_of(replace(cell, arms=("top",), overrides=overrides), seed)
+    return experiment_of(replace(cell, arms=(setting.arm,), overrides=overrides), seed)
 
 
 def add_lines(setting: str, seed: int, experiment: Experiment) -> None:
@@ -129,7 +133,7 @@ def add_lines(setting: str, seed: int, experiment: Experiment) -> None:
     heldout = [task.name for task in compare.heldout]
     found = {(line["setting"], line["seed"], line["kind"]): line for line in read_lines(LOSSES)}
     for kind, part, names in (("targets", "tune", targets), ("heldout", "heldout", heldout)):
-        losses = load_losses(experiment.folder, part, compare, names)["top"][0]
+        losses = load_losses(experiment.folder, part, compare, names)[SETTINGS[setting].arm][0]
         means = {name: float(values.mean()) for name, values in losses.items()}
         line = {"setting": setting, "seed": seed, "kind": kind, "losses": means}
         found[setting, seed, kind] = line
