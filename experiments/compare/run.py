@@ -66,7 +66,7 @@ LAST_ALONE = (
     ("proxies.first_checkpoint", "null"),
     ("scores.group_means", "all"),
 )
-"""Proxies at the end of their training say what kinds of text help, too."""
+"""As by default: proxies at the end of their training say what kinds of text help, too."""
 LONG_PROXY = (*LAST_ALONE, ("directions.curvature_rows", "4096"))
 """That of the primary cell."""
 SHORT_PROXY = (*LAST_ALONE, ("proxies.fraction", "0.2"))
@@ -133,7 +133,7 @@ CELLS = (
         arms=BUDGETS,
     ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
-    Cell(
+    Cell(  # by the end of the proxy's training alone
         "long",
         LONG,
         (0, 1, 2, 3, 4),
