@@ -55,12 +55,13 @@ SETTINGS = {
     "short": Setting("short"),
     "pair": Setting("pair"),
     "levels": Setting("primary"),
+    "levels-0.1": Setting("primary", (("scores.shrinkage", "0.1"),)),
     RANDOM: Setting("primary", arm="random"),
 }
 FIGURES = (
     (NONE, (AS_IT_IS, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
-    (AS_IT_IS, ("short", "pair", "levels"), "proxies_tune.{}.{}.minus_long"),
-    (RANDOM, (AS_IT_IS, "levels"), "others_tune.{}.{}.minus_random"),
+    (AS_IT_IS, ("short", "pair", "levels", "levels-0.1"), "proxies_tune.{}.{}.minus_long"),
+    (RANDOM, (AS_IT_IS, "levels", "levels-0.1"), "others_tune.{}.{}.minus_random"),
 )
 """What settings are compared with, which ones, and what the differences are called."""
 SEEDS = (2, 3, 4)
