@@ -144,7 +144,8 @@ TABLES = (
     ),
     Pivot(
         "Other pools, sizes and budgets",
-        "The three targets together.",
+        "The three targets together. The proxy is read at a quarter of its training, too, where "
+        "nothing else is said ([why](method.md#how-long-a-proxy-is-trained)).",
         rf"compare\.(?P<column>[a-z0-9.]+)\.mix\.{METHOD}\.loss_minus_random",
         (
             "mixed.2m.2m",
@@ -161,7 +162,8 @@ TABLES = (
     ),
     Pivot(
         "Selected for one task, measured on each",
-        "A row is what was selected for, a column what it was measured on.",
+        "A row is what was selected for, by the end of the proxy's training alone, a column what "
+        "it was measured on.",
         r"transfer\.(?P<row>[a-z_]+)\.(?P<column>[a-z_]+)",
         TASKS,
     ),
