@@ -68,7 +68,7 @@ LAST_ALONE = (
 )
 """As by default: proxies at the end of their training say what kinds of text help, too."""
 LONG_PROXY = (*LAST_ALONE, ("directions.curvature_rows", "4096"))
-"""That of the primary cell."""
+"""The primary cell's proxy, by its end alone."""
 SHORT_PROXY = (*LAST_ALONE, ("proxies.fraction", "0.2"))
 """Trained on half as many tokens, which are as many as a model of the comparison is trained on."""
 PAIR_OF_PROXIES = (*LAST_ALONE, ("proxies.count", "2"), ("proxies.fraction", "0.05"))

@@ -47,10 +47,10 @@ class Setting:
 
 RANDOM = "random"
 NONE = "0"
-AS_IT_IS = "0.3"
+LONG = "0.3"
 SETTINGS = {
     NONE: Setting("long", (("scores.shrinkage", NONE),)),
-    AS_IT_IS: Setting("long"),
+    LONG: Setting("long"),
     "0.6": Setting("long", (("scores.shrinkage", "0.6"),)),
     "short": Setting("short"),
     "pair": Setting("pair"),
@@ -59,9 +59,9 @@ SETTINGS = {
     RANDOM: Setting("primary", arm="random"),
 }
 FIGURES = (
-    (NONE, (AS_IT_IS, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
-    (AS_IT_IS, ("short", "pair", "levels", "levels-0.1"), "proxies_tune.{}.{}.minus_long"),
-    (RANDOM, (AS_IT_IS, "levels", "levels-0.1"), "others_tune.{}.{}.minus_random"),
+    (NONE, (LONG, "0.6"), "shrinkage_tune.{}.{}.minus_none"),
+    (LONG, ("short", "pair", "levels", "levels-0.1"), "proxies_tune.{}.{}.minus_long"),
+    (RANDOM, (LONG, "levels", "levels-0.1"), "others_tune.{}.{}.minus_random"),
 )
 """What settings are compared with, which ones, and what the differences are called."""
 SEEDS = (2, 3, 4)
