@@ -82,11 +82,13 @@ CLEAN = "clean.2m.2m"
 CLEAN_LONG = "cleanlong.2m.2m"
 CLEAN_PAIR = "cleanpair.2m.2m"
 LONGER = "mixed.2m.8m"
+TRANSFER = "singles"
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
 BUDGETS = ("random", "random@2", "random@4")
 """Random's curve."""
 BORROWED = {
+    TRANSFER: (PRIMARY, ("random",)),
     LONG: (PRIMARY, BUDGETS),
     SLOPES: (PRIMARY, ("random",)),
     SHORT: (PRIMARY, BUDGETS),
@@ -96,8 +98,6 @@ BORROWED = {
     CLEAN_PAIR: (CLEAN, ("random",)),
 }
 """Arms of one place that are another's too: no proxy or score has a part in them."""
-TRANSFER = "singles"
-
 Line = dict[str, Any]
 
 
@@ -153,8 +153,8 @@ CELLS = (
     Cell(  # what single targets' scores choose: group means of the first checkpoint are the mix's
         "singles",
         TRANSFER,
-        (2,),
-        arms=("random", *(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir"))),
+        (2, 3, 4),
+        arms=tuple(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir")),
         overrides=(*LONG_PROXY, *SCORED_WHOLE, ("compare.heldout", "[]")),
         links=MADE,
         links_of="long",
