@@ -92,6 +92,7 @@ CALLED = {
     "lowloss": "lowest loss",
     "mix": "the three together",
     "mixed.2m.2m": "all sources",
+    "shrunk.2m.2m": "the same, shrinkage 0.3",
     "long.2m.2m": "all sources, by the end of the proxy's training alone",
     "slopes.2m.2m": "the same without shrinkage",
     "short.2m.2m": "all sources, proxies of half the length",
@@ -149,6 +150,7 @@ TABLES = (
         rf"compare\.(?P<column>[a-z0-9.]+)\.mix\.{METHOD}\.loss_minus_random",
         (
             "mixed.2m.2m",
+            "shrunk.2m.2m",
             "long.2m.2m",
             "slopes.2m.2m",
             "short.2m.2m",

@@ -61,10 +61,13 @@ READ = (*TEXTS, "heldout", "topics")
 """What runs of a seed share whatever their proxies are."""
 MADE = (*READ, "proxies")
 """What a cell's run of a seed shares with the one that is scored whole."""
+DRAWN = ("scores.shrinkage", "0.3")
+"""As by default."""
 LAST_ALONE = (
     ("proxies.checkpoints", "1"),
     ("proxies.first_checkpoint", "null"),
     ("scores.group_means", "all"),
+    DRAWN,
 )
 """As by default: proxies at the end of their training say what kinds of text help, too."""
 LONG_PROXY = (*LAST_ALONE, ("directions.curvature_rows", "4096"))
@@ -74,6 +77,7 @@ SHORT_PROXY = (*LAST_ALONE, ("proxies.fraction", "0.2"))
 PAIR_OF_PROXIES = (*LAST_ALONE, ("proxies.count", "2"), ("proxies.fraction", "0.05"))
 """Two, each trained on an eighth of the tokens: they cost together what a long one does."""
 PRIMARY = "mixed.2m.2m"
+SHRUNK = "shrunk.2m.2m"
 LONG = "long.2m.2m"
 SLOPES = "slopes.2m.2m"
 SHORT = "short.2m.2m"
@@ -89,6 +93,7 @@ BUDGETS = ("random", "random@2", "random@4")
 """Random's curve."""
 BORROWED = {
     TRANSFER: (PRIMARY, ("random",)),
+    SHRUNK: (PRIMARY, BUDGETS),
     LONG: (PRIMARY, BUDGETS),
     SLOPES: (PRIMARY, ("random",)),
     SHORT: (PRIMARY, BUDGETS),
@@ -133,6 +138,14 @@ CELLS = (
         arms=BUDGETS,
     ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
+    Cell(  # the primary cell's scores, drawn further to the means of their groups
+        "shrunk",
+        SHRUNK,
+        (0, 1, 2, 3, 4),
+        arms=("top", "source-matched", "bottom"),
+        overrides=(("run", "../runs/comparison-shrunk"), DRAWN),
+        links=(*MADE, "directions", "screening", "scores"),
+    ),
     Cell(  # by the end of the proxy's training alone
         "long",
         LONG,

@@ -54,8 +54,8 @@ SETTINGS = {
     "0.6": Setting("long", (("scores.shrinkage", "0.6"),)),
     "short": Setting("short"),
     "pair": Setting("pair"),
-    "levels": Setting("primary"),
-    "levels-0.1": Setting("primary", (("scores.shrinkage", "0.1"),)),
+    "levels": Setting("shrunk"),
+    "levels-0.1": Setting("primary"),
     RANDOM: Setting("primary", arm="random"),
 }
 FIGURES = (
