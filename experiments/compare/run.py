@@ -61,13 +61,10 @@ READ = (*TEXTS, "heldout", "topics")
 """What runs of a seed share whatever their proxies are."""
 MADE = (*READ, "proxies")
 """What a cell's run of a seed shares with the one that is scored whole."""
-DRAWN = ("scores.shrinkage", "0.3")
-"""As by default."""
 LAST_ALONE = (
     ("proxies.checkpoints", "1"),
     ("proxies.first_checkpoint", "null"),
     ("scores.group_means", "all"),
-    DRAWN,
 )
 """As by default: proxies at the end of their training say what kinds of text help, too."""
 LONG_PROXY = (*LAST_ALONE, ("directions.curvature_rows", "4096"))
@@ -138,12 +135,12 @@ CELLS = (
         arms=BUDGETS,
     ),
     Cell("baselines", PRIMARY, (2, 3, 4)),  # every arm of the config
-    Cell(  # the primary cell's scores, drawn further to the means of their groups
+    Cell(  # drawn as far to the means of groups as the long one's
         "shrunk",
         SHRUNK,
         (0, 1, 2, 3, 4),
         arms=("top", "source-matched", "bottom"),
-        overrides=(("run", "../runs/comparison-shrunk"), DRAWN),
+        overrides=(("run", "../runs/comparison-shrunk"), ("scores.shrinkage", "0.3")),
         links=(*MADE, "directions", "screening", "scores"),
     ),
     Cell(  # by the end of the proxy's training alone

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dsdm.datamodel.config import ScoresConfig, shrinkage_of
 from dsdm.datamodel.shrinkage import GroupMoments, shrunk
 
 SIZES = (60, 30, 20, 10, 5)
@@ -69,3 +70,21 @@ def test_a_group_that_was_not_seen_is_none() -> None:
 def test_groups_of_one_say_nothing_of_themselves() -> None:
     scores = np.array([1.0, 2.0, 4.0])
     assert np.isfinite(means_of(np.arange(3), scores, 3)).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "estimator", "expected"),
+    [
+        (ScoresConfig(), "ekfac", 0.3),
+        (ScoresConfig(), "gradient", 0.0),
+        (ScoresConfig(cosine=True), "ekfac", 0.0),
+        # Means of groups by an early checkpoint lie further apart: less goes with them.
+        (ScoresConfig(group_means="first"), "ekfac", 0.1),
+        (ScoresConfig(group_means="first"), "gradient", 0.0),
+        (ScoresConfig(group_means="first", shrinkage=0.3), "ekfac", 0.3),
+    ],
+)
+def test_how_far_scores_are_drawn_by_default(
+    config: ScoresConfig, estimator: str, expected: float
+) -> None:
+    assert shrinkage_of(config, estimator) == expected

@@ -38,6 +38,8 @@ TRAITS = {
 
 MIX = "mix"
 """What the weighted sum of all targets is called where a target's name is asked for."""
+SHRINKAGE_OF_FIRST = 0.1
+"""Where the first checkpoint says what groups are worth: their means lie further apart there."""
 FORWARD_AT_MOST = 1
 """Directions up to which two forward passes for each are cheaper than one backward pass."""
 
@@ -137,7 +139,8 @@ class ScoresConfig(Config):
     selected, by scores alone; None: score all."""
     shrinkage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """How far a candidate's score is drawn towards the mean of candidates about the same topics;
-    None: 0.3 of the way for `ekfac`, not at all for other estimators and for cosines."""
+    None: 0.3 of the way for `ekfac`, 0.1 with `group_means` first, and not at all for other
+    estimators and for cosines."""
     group_means: Literal["all", "first"] = "all"
     """Which of a proxy's checkpoints the means of those groups are of. `first`: its first one says
     what kinds of text help, and the later ones which texts of a kind."""
@@ -160,7 +163,8 @@ def shrinkage_of(config: ScoresConfig, estimator: str) -> float:
     """How far the scores of one estimator are drawn towards the means of their groups."""
     if config.shrinkage is not None:
         return config.shrinkage
-    return 0.0 if config.cosine else TRAITS[estimator].shrinkage
+    default = 0.0 if config.cosine else TRAITS[estimator].shrinkage
+    return default if config.group_means == "all" else min(default, SHRINKAGE_OF_FIRST)
 
 
 def example_name(target: str, number: int) -> str:
