@@ -53,6 +53,8 @@ class Pivot:
     """In their order; those without figures are left out."""
     unnamed: str = ""
     """What the column "" is called."""
+    first: tuple[str, ...] = ()
+    """Rows that come before the others, which are by name."""
 
     def lines(self, rows: list[dict[str, Any]]) -> Iterator[str]:
         """The section; nothing where it has no figures."""
@@ -67,7 +69,8 @@ class Pivot:
         called = [CALLED.get(column, column) or self.unnamed for column in columns]
         yield "| | " + " | ".join(called) + " |\n"
         yield "|---" + "|---:" * len(columns) + "|\n"
-        for name, found in cells.items():
+        for name in sorted(cells, key=(*self.first, *cells).index):
+            found = cells[name]
             line = [CALLED.get(name, name), *(found.get(column, "") for column in columns)]
             yield "| " + " | ".join(line) + " |\n"
 
@@ -112,6 +115,18 @@ CALLED = {
     "trak": "TRAK",
 }
 """What rows and columns are called, where the figures' names don't say it well."""
+ARMS = (
+    "dsdm",
+    "sourcematched",
+    "bestsource",
+    "dsir",
+    "classifier",
+    "bm25",
+    "semdedup",
+    "lowloss",
+    "repeated",
+    "bottom",
+)
 TASKS = ("squad", "jeopardy", "lambada", "cs_algorithms", "mean", "mix", "heldout_mean")
 METHOD = "(?P<row>[a-z0-9]+)"
 TABLES = (
@@ -135,6 +150,7 @@ TABLES = (
         "initial weights of its own. Report part.",
         rf"primary\.(?P<column>[a-z_]+)\.{METHOD}\.loss_minus_random",
         TASKS,
+        first=ARMS,
     ),
     Pivot(
         "How much more compute random needs",
@@ -142,13 +158,15 @@ TABLES = (
         "([what is counted](compare.md#the-compute-multiplier)).",
         rf"primary\.mix\.{METHOD}\.(?P<column>multiplier_[a-z_]+)",
         ("multiplier_gross", "multiplier_net", "multiplier_net_seconds"),
+        first=ARMS,
     ),
     Pivot(
         "Other pools, sizes and budgets",
         "The three targets together. The proxy is read at a quarter of its training, too, where "
         "nothing else is said ([why](method.md#how-long-a-proxy-is-trained)).",
-        rf"compare\.(?P<column>[a-z0-9.]+)\.mix\.{METHOD}\.loss_minus_random",
-        (
+        r"compare\.(?P<row>[a-z0-9.]+)\.mix\.(?P<column>[a-z0-9]+)\.loss_minus_random",
+        ("dsdm", "sourcematched", "dsir", "bottom"),
+        first=(
             "mixed.2m.2m",
             "shrunk.2m.2m",
             "long.2m.2m",
