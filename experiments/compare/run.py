@@ -160,7 +160,7 @@ CELLS = (
         links=MADE,
         links_of="long",
     ),
-    Cell(  # what single targets' scores choose: group means of the first checkpoint are the mix's
+    Cell(  # what single targets' scores choose, by the end of the long proxy
         "singles",
         TRANSFER,
         (2, 3, 4),

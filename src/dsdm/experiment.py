@@ -179,11 +179,6 @@ class Experiment(Config):
                     "`scores.group_means` first is for scores that are drawn to the means of "
                     f"groups, and those of `{method}` are not: set scores.shrinkage"
                 )
-        if any(arm.target for arm in self.compared_arms if arm.method in self.estimators):
-            raise ValueError(
-                "`scores.group_means` first is for the targets' mix: leave out the arms of single "
-                "targets"
-            )
 
     def _check_screening(self) -> None:
         screening = self.scores.screening

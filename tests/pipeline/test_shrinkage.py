@@ -10,8 +10,12 @@ import pytest
 
 from dsdm.data.examples import Unit
 from dsdm.datamodel import topics
+from dsdm.datamodel.config import MIX
 from dsdm.datamodel.shrinkage import GroupMoments
+from dsdm.experiment import load_experiment
+from dsdm.pipeline import Run
 from dsdm.pipeline.scores_table import PROVENANCE, SCORES, Shrinkage, merge_scores
+from dsdm.pipeline.select_stages import target_scores
 from tests.data.pools import write_jsonl
 from tests.tiny_runs import Dsdm, target_records, write_experiment
 
@@ -129,6 +133,30 @@ def test_the_first_checkpoint_says_what_a_group_is_worth_and_the_last_what_is_in
     assert not after["ekfac"].equals(plain["ekfac"])
 
 
+def test_single_targets_have_levels_as_the_mix_has(tmp_path: Path, dsdm: Dsdm) -> None:
+    path, folder = write_kinds(tmp_path, 60), tmp_path / "run"
+    settings = {"proxies.checkpoints": "2", "scores.group_means": "first"}
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    code, _, err = dsdm("run", path, *words)
+    assert code == 0, err
+    run = Run(load_experiment(path, list(settings.items())))
+    mix = target_scores(run, "ekfac", MIX)
+    np.testing.assert_allclose(mix.values, merged(folder)["ekfac"].to_numpy(), rtol=1e-5, atol=1e-6)
+    group, before = groups(folder), as_scored(folder)
+    first, last = (
+        np.mean([before[f"ekfac.{i}.words"].to_numpy() for i in points], axis=0)
+        for points in ((0, 2), (1, 3))
+    )
+    for kind in np.unique(group):
+        found = target_scores(run, "ekfac", "words").values[group == kind]
+        expected = last[group == kind]
+        np.testing.assert_allclose(
+            found - found.mean(), 0.9 * (expected - expected.mean()), rtol=1e-4, atol=1e-5
+        )
+        # Means of groups are drawn to the pool's a little.
+        assert found.mean() == pytest.approx(first[group == kind].mean(), abs=0.05)
+
+
 def test_of_one_group_the_last_checkpoint_decides(tmp_path: Path, dsdm: Dsdm) -> None:
     experiment, run = write_kinds(tmp_path, 40), tmp_path / "run"
     settings = ("--proxies.checkpoints", 2, "--scores.group_means", "first")
@@ -145,7 +173,6 @@ def test_of_one_group_the_last_checkpoint_decides(tmp_path: Path, dsdm: Dsdm) ->
         ((), "set proxies.checkpoints to 2 or more"),
         (("--proxies.checkpoints", 2, "--scores.shrinkage", 0), "set scores.shrinkage"),
         (("--proxies.checkpoints", 2, "--directions.estimators", "[metagradient]"), "has none"),
-        (("--proxies.checkpoints", 2, "--compare.arms", "['top:words']"), "single targets"),
     ],
 )
 def test_levels_that_there_are_not_are_refused(

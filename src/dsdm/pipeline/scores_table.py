@@ -151,13 +151,13 @@ class Levels:
     within: Float[np.ndarray, " points"]
     """The same for the differences from them."""
 
-    def combined(self, method: str, table: pa.Table) -> dict[str, np.ndarray]:
-        """A method's scores for the mix at either level, before anything is drawn."""
-        points = [table[f"{method}.{i}.{MIX}"].to_numpy() for i in range(len(self.between))]
-        return {
-            f"{method}{mark}": np.average(points, axis=0, weights=weights)
-            for mark, weights in ((BETWEEN, self.between), (WITHIN, self.within))
-        }
+    def combined(self, method: str, target: str, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """A method's scores for one target between and within groups, before they are drawn."""
+        points = [table[f"{method}.{i}.{target}"].to_numpy() for i in range(len(self.between))]
+        between, within = (
+            np.average(points, axis=0, weights=weights) for weights in (self.between, self.within)
+        )
+        return between, within
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,8 @@ def _undrawn(table: pa.Table, shrinkage: Shrinkage) -> dict[str, np.ndarray]:
     columns = {name: table[name].to_numpy() for name in filter(shrinkage.of, table.column_names)}
     if shrinkage.levels is not None:
         for method in set(columns) & set(shrinkage.by_method):
-            columns |= shrinkage.levels.combined(method, table)
+            between, within = shrinkage.levels.combined(method, MIX, table)
+            columns |= {method + BETWEEN: between, method + WITHIN: within}
     return columns
 
 
@@ -237,6 +238,32 @@ def _shrunk(
         number = table.column_names.index(name)
         table = table.set_column(number, name, pa.array(values.astype(np.float32)))
     return table
+
+
+def drawn_at_levels(
+    folders: Sequence[Path], method: str, target: str, shrinkage: Shrinkage
+) -> Float[np.ndarray, " candidates"]:
+    """A method's scores for one target, drawn as `merge_scores` draws those for the mix.
+
+    Args:
+        folders: The method's folder of each shard in order.
+        method: What scored them, drawn by `shrinkage`.
+        target: One that was scored by itself.
+        shrinkage: With `levels`.
+    """
+    levels = shrinkage.levels
+    assert levels is not None
+    names = {f"{method}.{i}.{target}" for i in range(len(levels.between))}
+    tables = (t for folder in folders for t in _read(folder / SCORES, names.__contains__) if len(t))
+    values = np.concatenate([levels.combined(method, target, table) for table in tables], axis=1)
+    group, is_counted = shrinkage.group, shrinkage.is_counted
+    means = []
+    for scores in values:
+        moments = GroupMoments(int(group.max(initial=0)) + 1)
+        moments.add(group[is_counted], scores[is_counted])
+        means.append(moments.means())
+    within = shrunk(values[1], group, means[1], shrinkage.of(method))
+    return np.asarray(within + (means[0] - means[1])[group])
 
 
 def load_scores(path: Path, method: str, fingerprint: str) -> Scores:

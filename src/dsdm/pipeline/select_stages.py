@@ -17,8 +17,10 @@ from dsdm.pipeline.score_stages import scores_work
 from dsdm.pipeline.scores_table import (
     PROVENANCE,
     SCORES,
+    Combination,
     Levels,
     Shrinkage,
+    drawn_at_levels,
     load_scores,
     merge_scores,
 )
@@ -89,6 +91,21 @@ def run_scores(run: Run, method: str) -> Scores:
     return dataclasses.replace(scores, values=values)
 
 
+def target_scores(run: Run, method: str, target: str) -> Scores:
+    """The scores of one method for one target alone, of all its proxies and their checkpoints."""
+    (merged,) = merged_scores_work(run)
+    names = [f"{method}.{i}.{target}" for i in range(run.experiment.proxies.num_points)]
+    scores = [load_scores(merged.path / SCORES, name, merged.fingerprint) for name in names]
+    shrinkage = shrinkage_of_run(run)
+    if shrinkage is not None and shrinkage.levels is not None:
+        folders = [run.folder / "scores" / method / shard.name for shard in run.shards]
+        values = drawn_at_levels(folders, method, target, shrinkage)
+    else:
+        columns = {name: of_point.values for name, of_point in zip(names, scores, strict=True)}
+        values = Combination(run.point_weights, {}).mean(method, target, columns)
+    return dataclasses.replace(scores[0], values=values, method=method, target=target)
+
+
 def selected_candidates(folder: Path) -> np.ndarray:
     """The sorted candidates in a finished selection."""
     table = pq.read_table(folder / SELECTION, columns=["candidate"])
@@ -121,13 +138,19 @@ def _merge(run: Run, draft: Draft) -> None:
     methods = run.experiment.estimators
     folder = run.folder / "scores"
     shards = [[folder / method / shard.name for method in methods] for shard in run.shards]
-    shrinkage = None
-    if by_method := shrinkages(run):
-        group = group_of_candidate(run)
-        is_counted = np.ones(len(group), bool)
-        is_counted[run.droppable] = False
-        shrinkage = Shrinkage(by_method, group, is_counted, levels_of(run))
-    draft.counts["candidates"] = merge_scores(shards, draft.path / SCORES, shrinkage)
+    path = draft.path / SCORES
+    draft.counts["candidates"] = merge_scores(shards, path, shrinkage_of_run(run))
+
+
+def shrinkage_of_run(run: Run) -> Shrinkage | None:
+    """How scores are drawn towards the means of their groups; None: not at all."""
+    by_method = shrinkages(run)
+    if not by_method:
+        return None
+    group = group_of_candidate(run)
+    is_counted = np.ones(len(group), bool)
+    is_counted[run.droppable] = False
+    return Shrinkage(by_method, group, is_counted, levels_of(run))
 
 
 def levels_of(run: Run) -> Levels | None:

@@ -1,6 +1,5 @@
 """Which rows of the pool each arm of a comparison is trained on, and in which order."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -11,8 +10,8 @@ from dsdm.baselines.random import random_scores
 from dsdm.evaluation.arms import Arm, cut_to_tokens, only_budget, scaled_selection
 from dsdm.pipeline.baseline_stages import baseline_work
 from dsdm.pipeline.run import Run
-from dsdm.pipeline.scores_table import SCORES, Combination, load_scores
-from dsdm.pipeline.select_stages import merged_scores_work, refusal, run_scores
+from dsdm.pipeline.scores_table import SCORES, load_scores
+from dsdm.pipeline.select_stages import refusal, run_scores, target_scores
 from dsdm.selection import Scores, SelectionConfig, select
 
 
@@ -71,14 +70,7 @@ def arm_scores(run: Run, arm: Arm) -> Scores:
         return load_scores(work.path / SCORES, arm.method, work.fingerprint)
     if arm.target is None:
         return run_scores(run, arm.method or run.experiment.selecting_method)
-    (merged,) = merged_scores_work(run)
-    proxies = [
-        load_scores(merged.path / SCORES, f"{arm.method}.{i}.{arm.target}", merged.fingerprint)
-        for i in range(run.experiment.proxies.num_points)
-    ]
-    columns = {f"{arm.method}.{i}.{arm.target}": one.values for i, one in enumerate(proxies)}
-    mean = Combination(run.point_weights, {}).mean(arm.method, arm.target, columns)
-    return dataclasses.replace(proxies[0], values=mean, method=arm.method, target=arm.target)
+    return target_scores(run, arm.method, arm.target)
 
 
 def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
