@@ -162,8 +162,9 @@ TABLES = (
     ),
     Pivot(
         "Other pools, sizes and budgets",
-        "The three targets together. The proxy is read at a quarter of its training, too, where "
-        "nothing else is said ([why](method.md#how-long-a-proxy-is-trained)).",
+        "The three targets together. The proxy is read at a quarter of its training, too, except "
+        "where its end or other lengths are named: there at its end alone "
+        "([why](method.md#how-long-a-proxy-is-trained)).",
         r"compare\.(?P<row>[a-z0-9.]+)\.mix\.(?P<column>[a-z0-9]+)\.loss_minus_random",
         ("dsdm", "sourcematched", "dsir", "bottom"),
         first=(

@@ -432,8 +432,8 @@ def difference_figure(name: str, line: ComparedLoss, note: str = "") -> dict[str
 
 
 def rival_figures(losses: Losses, mix: list[str]) -> Iterator[dict[str, Any]]:
-    """The selection's loss minus that of its two rivals, on the mix."""
-    for rival in ("dsir", "source-matched"):
+    """The selection's loss minus that of its rivals, on the mix."""
+    for rival in ("dsir", "source-matched", "best-source"):
         for line in compare_losses(losses, rival, mix=mix):
             if line.arm == "top" and line.target == ALL_TARGETS and line.difference is not None:
                 yield difference_figure(f"primary.mix.dsdm.minus_{method_of(rival)}", line)

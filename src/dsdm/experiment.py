@@ -62,7 +62,8 @@ class ProxiesConfig(Config):
     """Optimizer and schedule."""
     checkpoints: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Directions are made and candidates scored at so many points of each proxy's training, at
-    equal distances; each counts for the learning rates of the steps that lead to it."""
+    equal distances; each counts for the learning rates of the steps that lead to it
+    (`scores.group_means` says which for what)."""
     first_checkpoint: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     """Where the first of several checkpoints is, as a share of the training; None: after as much of
     it as lies between the others."""
