@@ -4,8 +4,8 @@
 
 For each seed the experiment's pool is screened, in RUN-SEED, then scored in full, in RUN-SEED-full,
 with the same proxies and directions; a model is trained on each selection and evaluated on the tune
-part. `screening.*` figures are means over seeds. The default is the
-comparison's primary cell, whose runs serve where they are finished.
+part. `screening.*` figures are means over seeds. The default is the comparison's cell of the long
+proxy's end, whose runs serve where they are finished.
 """
 
 import argparse
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "compare"))
 
 import numpy as np
 import pyarrow.parquet as pq
 from linked import TEXTS, experiment_of_seed, link_parts
 from record import figure, write_figures
+from run import HERE, cell_named
 
 from dsdm.evaluation.intervals import paired_t_interval
 from dsdm.evaluation.multiplier import MethodCost
@@ -31,7 +33,6 @@ from dsdm.pipeline.scores_table import SCORES
 from dsdm.pipeline.screened import screened_selection
 
 SHARED = (*TEXTS, "proxies", "directions")
-PRIMARY = Path(__file__).parent / "compare" / "mixed.yaml"
 ARM = "top"
 TRAINED = (
     ("compare.arms", f"[{ARM}]"),
@@ -57,12 +58,16 @@ UNITS = {
 def main() -> None:
     """Makes what is missing, then writes the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("experiment", type=Path, nargs="?", default=PRIMARY)
+    parser.add_argument("experiment", type=Path, nargs="?")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options, words = parser.parse_known_args()
     names = [name.removeprefix("--") for name in words[::2]]
     overrides = list(zip(names, words[1::2], strict=True))
-    found = [measured(options.experiment, overrides, seed) for seed in options.seeds]
+    path = options.experiment
+    if path is None:
+        cell = cell_named("long")
+        path, overrides = HERE / f"{cell.config}.yaml", [*cell.overrides, *overrides]
+    found = [measured(path, overrides, seed) for seed in options.seeds]
     write_figures("screening", [mean_figure(name, [one[name] for one in found]) for name in UNITS])
 
 
