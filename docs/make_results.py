@@ -127,6 +127,7 @@ ARMS = (
     "repeated",
     "bottom",
 )
+"""Methods, ours and its controls first."""
 TASKS = ("squad", "jeopardy", "lambada", "cs_algorithms", "mean", "mix", "heldout_mean")
 METHOD = "(?P<row>[a-z0-9]+)"
 TABLES = (
