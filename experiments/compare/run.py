@@ -100,6 +100,7 @@ BORROWED = {
     CLEAN_PAIR: (CLEAN, ("random",)),
 }
 """Arms of one place that are another's too: no proxy or score has a part in them."""
+
 Line = dict[str, Any]
 
 
