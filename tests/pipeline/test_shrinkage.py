@@ -147,8 +147,9 @@ def test_single_targets_have_levels_as_the_mix_has(tmp_path: Path, dsdm: Dsdm) -
         np.mean([before[f"ekfac.{i}.words"].to_numpy() for i in points], axis=0)
         for points in ((0, 2), (1, 3))
     )
+    scores = target_scores(run, "ekfac", "words").values
     for kind in np.unique(group):
-        found = target_scores(run, "ekfac", "words").values[group == kind]
+        found = scores[group == kind]
         expected = last[group == kind]
         np.testing.assert_allclose(
             found - found.mean(), 0.9 * (expected - expected.mean()), rtol=1e-4, atol=1e-5

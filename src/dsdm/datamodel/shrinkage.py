@@ -45,9 +45,14 @@ def shrunk(
     group: Int[np.ndarray, " n"],
     means: Float[np.ndarray, " groups"],
     shrinkage: float,
+    worth: Float[np.ndarray, " groups"] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Each score, `shrinkage` of the way to the mean of its group."""
-    return np.asarray(scores + shrinkage * (means[group] - scores))
+    """Each score, `shrinkage` of the way to the mean of its group.
+
+    With `worth` that is what the groups are worth in place of their means.
+    """
+    drawn = np.asarray(scores + shrinkage * (means[group] - scores))
+    return drawn if worth is None else drawn + (worth - means)[group]
 
 
 def _drawn_means(counts: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> np.ndarray:

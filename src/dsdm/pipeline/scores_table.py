@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +152,13 @@ class Levels:
     within: Float[np.ndarray, " points"]
     """The same for the differences from them."""
 
+    def columns(self, method: str, target: str) -> list[str]:
+        """Those of a method's scores for one target, a point each."""
+        return [f"{method}.{i}.{target}" for i in range(len(self.between))]
+
     def combined(self, method: str, target: str, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """A method's scores for one target between and within groups, before they are drawn."""
-        points = [table[f"{method}.{i}.{target}"].to_numpy() for i in range(len(self.between))]
+        points = [table[name].to_numpy() for name in self.columns(method, target)]
         between, within = (
             np.average(points, axis=0, weights=weights) for weights in (self.between, self.within)
         )
@@ -172,6 +177,11 @@ class Shrinkage:
     """Whose scores the means are of: not those of candidates that are dropped."""
     levels: Levels | None = None
     """None: what combines points combines their groups' means too."""
+
+    @cached_property
+    def num_groups(self) -> int:
+        """Groups up to the last that a candidate is in."""
+        return int(self.group.max(initial=0)) + 1
 
     def of(self, column: str) -> float:
         """How far the scores in a column are drawn."""
@@ -205,13 +215,12 @@ def _group_means(
     folders: Iterable[Path], shrinkage: Shrinkage
 ) -> dict[str, Float[np.ndarray, " groups"]]:
     """By column, what the scores of each group are drawn towards."""
-    num_groups = int(shrinkage.group.max(initial=0)) + 1
     moments: dict[str, GroupMoments] = {}
     for table in (table for folder in folders for table in _read(folder / SCORES, shrinkage.of)):
         candidates = table["candidate"].to_numpy()
         is_counted, group = shrinkage.is_counted[candidates], shrinkage.group[candidates]
         for name, values in _undrawn(table, shrinkage).items():
-            of_column = moments.setdefault(name, GroupMoments(num_groups))
+            of_column = moments.setdefault(name, GroupMoments(shrinkage.num_groups))
             of_column.add(group[is_counted], values[is_counted])
     return {name: of_column.means() for name, of_column in moments.items()}
 
@@ -231,10 +240,9 @@ def _shrunk(
 ) -> pa.Table:
     group, columns = shrinkage.group[table["candidate"].to_numpy()], _undrawn(table, shrinkage)
     for name in filter(shrinkage.of, table.column_names):
-        has_levels = name + WITHIN in columns
-        between, within = (name + BETWEEN, name + WITHIN) if has_levels else (name, name)
-        values = shrunk(columns[within], group, means[within], shrinkage.of(name))
-        values = values + (means[between] - means[within])[group]
+        within = name + WITHIN if name + WITHIN in columns else name
+        worth = means.get(name + BETWEEN)
+        values = shrunk(columns[within], group, means[within], shrinkage.of(name), worth)
         number = table.column_names.index(name)
         table = table.set_column(number, name, pa.array(values.astype(np.float32)))
     return table
@@ -253,17 +261,17 @@ def drawn_at_levels(
     """
     levels = shrinkage.levels
     assert levels is not None
-    names = {f"{method}.{i}.{target}" for i in range(len(levels.between))}
-    tables = (t for folder in folders for t in _read(folder / SCORES, names.__contains__) if len(t))
-    values = np.concatenate([levels.combined(method, target, table) for table in tables], axis=1)
+    wanted = set(levels.columns(method, target)).__contains__
+    tables = (table for folder in folders for table in _read(folder / SCORES, wanted) if len(table))
+    both = np.concatenate([levels.combined(method, target, table) for table in tables], axis=1)
     group, is_counted = shrinkage.group, shrinkage.is_counted
     means = []
-    for scores in values:
-        moments = GroupMoments(int(group.max(initial=0)) + 1)
+    for scores in both:
+        moments = GroupMoments(shrinkage.num_groups)
         moments.add(group[is_counted], scores[is_counted])
         means.append(moments.means())
-    within = shrunk(values[1], group, means[1], shrinkage.of(method))
-    return np.asarray(within + (means[0] - means[1])[group])
+    worth, means_within = means
+    return shrunk(both[1], group, means_within, shrinkage.of(method), worth)
 
 
 def load_scores(path: Path, method: str, fingerprint: str) -> Scores:

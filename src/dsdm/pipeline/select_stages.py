@@ -94,16 +94,22 @@ def run_scores(run: Run, method: str) -> Scores:
 def target_scores(run: Run, method: str, target: str) -> Scores:
     """The scores of one method for one target alone, of all its proxies and their checkpoints."""
     (merged,) = merged_scores_work(run)
-    names = [f"{method}.{i}.{target}" for i in range(run.experiment.proxies.num_points)]
-    scores = [load_scores(merged.path / SCORES, name, merged.fingerprint) for name in names]
-    shrinkage = shrinkage_of_run(run)
-    if shrinkage is not None and shrinkage.levels is not None:
+
+    def of_point(number: int) -> Scores:
+        name = f"{method}.{number}.{target}"
+        return load_scores(merged.path / SCORES, name, merged.fingerprint)
+
+    first = of_point(0)
+    if run.experiment.scores.group_means == "all":
+        others = [of_point(number) for number in range(1, run.experiment.proxies.num_points)]
+        columns = {one.method: one.values for one in (first, *others)}
+        values = Combination(run.point_weights, {}).mean(method, target, columns)
+    else:
+        shrinkage = shrinkage_of_run(run)
+        assert shrinkage is not None, "an experiment with levels draws its scores"
         folders = [run.folder / "scores" / method / shard.name for shard in run.shards]
         values = drawn_at_levels(folders, method, target, shrinkage)
-    else:
-        columns = {name: of_point.values for name, of_point in zip(names, scores, strict=True)}
-        values = Combination(run.point_weights, {}).mean(method, target, columns)
-    return dataclasses.replace(scores[0], values=values, method=method, target=target)
+    return dataclasses.replace(first, values=values, method=method, target=target)
 
 
 def selected_candidates(folder: Path) -> np.ndarray:
