@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -282,14 +283,21 @@ def test_pages_of_figures_are_what_the_results_hold(name: str):
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_installs_again_only_where_requirements_changed(tmp_path: Path):
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv").mkdir()
-    for name in ("pyvenv.cfg", ".installed", ".installed-dev"):
-        (tmp_path / ".venv" / name).touch()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    made = ["pyproject.toml", "constraints.txt"]
+    made += [f".venv/{name}" for name in ("pyvenv.cfg", ".installed", ".installed-dev")]
+    for when, name in enumerate(made):
+        write_at(tmp_path / name, when)
     assert is_up_to_date(tmp_path)
-    (tmp_path / "constraints.txt").touch()
+    write_at(tmp_path / "constraints.txt", len(made))
     assert not is_up_to_date(tmp_path)
+
+
+def write_at(file: Path, when: int) -> None:
+    """Write a file at a given second: two writes within a clock's tick would have one time."""
+    file.touch()
+    os.utime(file, times=(when, when))
 
 
 def is_up_to_date(folder: Path) -> bool:
