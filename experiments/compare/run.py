@@ -52,11 +52,7 @@ METHODS = {
 }
 """What arms are called in the figures; others by their own name."""
 NATS = "nats a target token"
-SCORED_WHOLE = (
-    ("run", "../runs/comparison-whole"),
-    ("scores.per_target", "true"),
-    ("scores.screening", "null"),
-)
+SCORED_WHOLE = (("scores.per_target", "true"), ("scores.screening", "null"))
 READ = (*TEXTS, "heldout", "topics")
 """What runs of a seed share whatever their proxies are."""
 MADE = (*READ, "proxies")
@@ -84,12 +80,16 @@ CLEAN_LONG = "cleanlong.2m.2m"
 CLEAN_PAIR = "cleanpair.2m.2m"
 LONGER = "mixed.2m.8m"
 TRANSFER = "singles"
+TRANSFER_EARLY = "singlesearly"
+TRANSFERS = {TRANSFER: "transfer", TRANSFER_EARLY: "transfer_early"}
+"""Places of arms that are selected for single targets, and what their figures begin with."""
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
 BUDGETS = ("random", "random@2", "random@4")
 """Random's curve."""
 BORROWED = {
     TRANSFER: (PRIMARY, ("random",)),
+    TRANSFER_EARLY: (PRIMARY, ("random",)),
     SHRUNK: (PRIMARY, BUDGETS),
     LONG: (PRIMARY, BUDGETS),
     SLOPES: (PRIMARY, ("random",)),
@@ -157,7 +157,7 @@ CELLS = (
         LONG,
         (2,),
         arms=("bottom",),
-        overrides=(*LONG_PROXY, *SCORED_WHOLE),
+        overrides=(("run", "../runs/comparison-whole"), *LONG_PROXY, *SCORED_WHOLE),
         links=MADE,
         links_of="long",
     ),
@@ -166,9 +166,26 @@ CELLS = (
         TRANSFER,
         (2, 3, 4),
         arms=tuple(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir")),
-        overrides=(*LONG_PROXY, *SCORED_WHOLE, ("compare.heldout", "[]")),
+        overrides=(
+            ("run", "../runs/comparison-whole"),
+            *LONG_PROXY,
+            *SCORED_WHOLE,
+            ("compare.heldout", "[]"),
+        ),
         links=MADE,
         links_of="long",
+    ),
+    Cell(  # by the primary cell's two checkpoints
+        "singles-early",
+        TRANSFER_EARLY,
+        (2, 3, 4),
+        arms=tuple(f"top:{t}" for t in SINGLES),
+        overrides=(
+            ("run", "../runs/comparison-singles"),
+            *SCORED_WHOLE,
+            ("compare.heldout", "[]"),
+        ),
+        links=MADE,
     ),
     Cell(  # the long one's without shrinkage
         "slopes",
@@ -342,12 +359,12 @@ def all_figures(lines: list[Line], part: str, mix: list[str]) -> Iterator[dict[s
     for place in dict.fromkeys(line["place"] for line in lines):
         of_place = [line for line in lines if is_of(line, place)]
         measured = [line for line in of_place if line["part"] == part]
-        if place == TRANSFER:
-            yield from transfer_figures(losses_of(measured))
+        if place in TRANSFERS:
+            yield from transfer_figures(TRANSFERS[place], losses_of(measured))
         elif measured:
             yield from place_figures(place, measured, mix)
         heldout = losses_of(line for line in of_place if line["part"] == "heldout")
-        if part == "report" and heldout and place != TRANSFER:
+        if part == "report" and heldout and place not in TRANSFERS:
             for name in names_of(place):
                 random = random_arm(place)
                 yield from difference_figures(name, heldout, None, random, "heldout_mean")
@@ -466,15 +483,14 @@ def counted(num_seeds: int) -> str:
     return f"{num_seeds} seed{'s' * (num_seeds > 1)}"
 
 
-def transfer_figures(losses: Losses) -> Iterator[dict[str, Any]]:
+def transfer_figures(prefix: str, losses: Losses) -> Iterator[dict[str, Any]]:
     """Selected for one target, evaluated on each: loss minus random's."""
     for line in compare_losses(losses, "random"):
         method, _, chosen_for = line.arm.partition(":")
         if line.difference is None or not chosen_for or line.target == ALL_TARGETS:
             continue
-        prefix = "transfer" if method == "top" else f"transfer_{method}"
-        name = f"{prefix}.{chosen_for}.{line.target}"
-        yield difference_figure(name, line)
+        chosen_by = prefix if method == "top" else f"{prefix}_{method}"
+        yield difference_figure(f"{chosen_by}.{chosen_for}.{line.target}", line)
 
 
 def method_of(arm: str) -> str:
