@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from linked import TEXTS, experiment_of_seed, link_parts
 from record import figure, write_figures
-from run import HERE, cell_named
+from run import cell_named
 
 from dsdm.evaluation.intervals import paired_t_interval
 from dsdm.evaluation.multiplier import MethodCost
@@ -66,7 +66,7 @@ def main() -> None:
     path = options.experiment
     if path is None:
         cell = cell_named("long")
-        path, overrides = HERE / f"{cell.config}.yaml", [*cell.overrides, *overrides]
+        path, overrides = cell.path, [*cell.overrides, *overrides]
     found = [measured(path, overrides, seed) for seed in options.seeds]
     write_figures("screening", [mean_figure(name, [one[name] for one in found]) for name in UNITS])
 

@@ -121,6 +121,11 @@ class Cell:
     links_of: str = "primary"
     """That other cell."""
 
+    @property
+    def path(self) -> Path:
+        """Its config's file."""
+        return HERE / f"{self.config}.yaml"
+
 
 CELLS = (
     Cell(  # the arms that the claims are about
@@ -295,7 +300,7 @@ def experiment_of(cell: Cell, seed: int) -> Experiment:
     overrides = list(cell.overrides)
     if cell.arms:
         overrides.append(("compare.arms", f"[{', '.join(map(repr, cell.arms))}]"))
-    return experiment_of_seed(HERE / f"{cell.config}.yaml", overrides, seed)
+    return experiment_of_seed(cell.path, overrides, seed)
 
 
 def link_finished(cell: Cell, seed: int, folder: Path) -> None:
