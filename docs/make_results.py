@@ -184,9 +184,14 @@ TABLES = (
     ),
     Pivot(
         "Selected for one task, measured on each",
-        "A row is what was selected for, by the end of the proxy's training alone, a column what "
-        "it was measured on.",
+        "A row is what was selected for, a column what it was measured on.",
         r"transfer\.(?P<row>[a-z_]+)\.(?P<column>[a-z_]+)",
+        TASKS,
+    ),
+    Pivot(
+        "The same by the end of the proxy's training alone",
+        "Without the early checkpoint that says what kinds of text help.",
+        r"transfer_long\.(?P<row>[a-z_]+)\.(?P<column>[a-z_]+)",
         TASKS,
     ),
     Pivot(

@@ -208,7 +208,7 @@ def test_places_borrow_random_from_another_cell(compare: ModuleType) -> None:
             (compare.CLEAN_PAIR, "top", 5.9),
             (compare.SLOPES, "top", 4.7),
             (compare.TRANSFER, "top:a", 4.6),
-            (compare.TRANSFER_EARLY, "top:a", 4.5),
+            (compare.TRANSFER_LONG, "top:a", 4.5),
         )
         for seed in (0, 1)
     ]
@@ -217,7 +217,7 @@ def test_places_borrow_random_from_another_cell(compare: ModuleType) -> None:
     assert rows["compare.short.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.8)
     assert rows["compare.slopes.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.3)
     assert rows["transfer.a.a"] == pytest.approx(-0.4)
-    assert rows["transfer_early.a.a"] == pytest.approx(-0.5)
+    assert rows["transfer_long.a.a"] == pytest.approx(-0.5)
     assert rows["compare.cleanpair.2m.2m.a.dsdm.loss_minus_random"] == pytest.approx(-0.1)
     assert not any(name.startswith("compare.mixed.2m.2m.a.dsdm") for name in rows)
 

@@ -53,6 +53,7 @@ METHODS = {
 """What arms are called in the figures; others by their own name."""
 NATS = "nats a target token"
 SCORED_WHOLE = (("scores.per_target", "true"), ("scores.screening", "null"))
+NO_HELDOUT = ("compare.heldout", "[]")
 READ = (*TEXTS, "heldout", "topics")
 """What runs of a seed share whatever their proxies are."""
 MADE = (*READ, "proxies")
@@ -80,8 +81,8 @@ CLEAN_LONG = "cleanlong.2m.2m"
 CLEAN_PAIR = "cleanpair.2m.2m"
 LONGER = "mixed.2m.8m"
 TRANSFER = "singles"
-TRANSFER_EARLY = "singlesearly"
-TRANSFERS = {TRANSFER: "transfer", TRANSFER_EARLY: "transfer_early"}
+TRANSFER_LONG = "singleslong"
+TRANSFERS = {TRANSFER: "transfer", TRANSFER_LONG: "transfer_long"}
 """Places of arms that are selected for single targets, and what their figures begin with."""
 LONGER_RANDOM = "random@4"
 """The arm of the primary cell's budgets that trains on as many tokens as the longer cell."""
@@ -89,7 +90,7 @@ BUDGETS = ("random", "random@2", "random@4")
 """Random's curve."""
 BORROWED = {
     TRANSFER: (PRIMARY, ("random",)),
-    TRANSFER_EARLY: (PRIMARY, ("random",)),
+    TRANSFER_LONG: (PRIMARY, ("random",)),
     SHRUNK: (PRIMARY, BUDGETS),
     LONG: (PRIMARY, BUDGETS),
     SLOPES: (PRIMARY, ("random",)),
@@ -166,31 +167,22 @@ CELLS = (
         links=MADE,
         links_of="long",
     ),
-    Cell(  # what single targets' scores choose, by the end of the long proxy
+    Cell(  # what single targets' scores choose
         "singles",
         TRANSFER,
         (2, 3, 4),
         arms=tuple(f"{method}:{t}" for t in SINGLES for method in ("top", "dsir")),
-        overrides=(
-            ("run", "../runs/comparison-whole"),
-            *LONG_PROXY,
-            *SCORED_WHOLE,
-            ("compare.heldout", "[]"),
-        ),
+        overrides=(("run", "../runs/comparison-singles"), *SCORED_WHOLE, NO_HELDOUT),
         links=MADE,
-        links_of="long",
     ),
-    Cell(  # by the primary cell's two checkpoints
-        "singles-early",
-        TRANSFER_EARLY,
+    Cell(  # by the end of the long proxy
+        "singles-long",
+        TRANSFER_LONG,
         (2, 3, 4),
         arms=tuple(f"top:{t}" for t in SINGLES),
-        overrides=(
-            ("run", "../runs/comparison-singles"),
-            *SCORED_WHOLE,
-            ("compare.heldout", "[]"),
-        ),
+        overrides=(("run", "../runs/comparison-whole"), *LONG_PROXY, *SCORED_WHOLE, NO_HELDOUT),
         links=MADE,
+        links_of="long",
     ),
     Cell(  # the long one's without shrinkage
         "slopes",
