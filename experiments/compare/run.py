@@ -66,6 +66,8 @@ LAST_ALONE = (
 """As by default: proxies at the end of their training say what kinds of text help, too."""
 LONG_PROXY = (*LAST_ALONE, ("directions.curvature_rows", "4096"))
 """The primary cell's proxy, by its end alone."""
+LONG_WHOLE = (("run", "../runs/comparison-whole"), *LONG_PROXY, *SCORED_WHOLE)
+"""One run that cells of the long proxy share where the pool is scored whole."""
 SHORT_PROXY = (*LAST_ALONE, ("proxies.fraction", "0.2"))
 """Trained on half as many tokens, which are as many as a model of the comparison is trained on."""
 PAIR_OF_PROXIES = (*LAST_ALONE, ("proxies.count", "2"), ("proxies.fraction", "0.05"))
@@ -163,7 +165,7 @@ CELLS = (
         LONG,
         (2,),
         arms=("bottom",),
-        overrides=(("run", "../runs/comparison-whole"), *LONG_PROXY, *SCORED_WHOLE),
+        overrides=LONG_WHOLE,
         links=MADE,
         links_of="long",
     ),
@@ -180,7 +182,7 @@ CELLS = (
         TRANSFER_LONG,
         (2, 3, 4),
         arms=tuple(f"top:{t}" for t in SINGLES),
-        overrides=(("run", "../runs/comparison-whole"), *LONG_PROXY, *SCORED_WHOLE, NO_HELDOUT),
+        overrides=(*LONG_WHOLE, NO_HELDOUT),
         links=MADE,
         links_of="long",
     ),
