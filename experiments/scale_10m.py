@@ -29,7 +29,7 @@ EVERY = 100
 """One in so many documents is a copy."""
 MODEL = {"model_type": "gpt2", "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 1}
 SCORES = {
-    "method": "forward",
+    "mode": "forward",
     "calibration_rows": 128,
     "min_correlation": -1.0,
     "screening": None,  # what is measured is the scoring of every row

@@ -82,7 +82,7 @@ def measured(
     full = load_experiment(path, [*shared, ("seed", str(seed)), *changed])
     link_parts(screened.folder, full.folder, SHARED)
     run_experiment(full)
-    method = full.selecting_method
+    method = full.selecting_estimator
     exact, part = (_scores(one, method) for one in (full, screened))
     values = {}
     for name, share in TOP.items():

@@ -51,7 +51,7 @@ def small_experiment(world: Path, **changes: Any) -> Experiment:
         },
         # Backward, so that both are scored in one pass, and a kill may fall between the two.
         "scores": {
-            "method": "backward",
+            "mode": "backward",
             "precision": "float32",
             "calibration_rows": 20,
             "shrinkage": 0.5,

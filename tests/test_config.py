@@ -40,8 +40,8 @@ def test_words_that_look_like_numbers_are_no_numbers(tmp_path: Path, text: str) 
 
 
 def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
-    config = load(tmp_path, "lr: 1\nclip: 2", ("lr", "3e-4"), ("betas", "[0.8, 0.9]"))
-    assert (config.lr, config.clip, config.betas) == (3e-4, 2.0, (0.8, 0.9))
+    config = load(tmp_path, "lr: 1\nmax_grad_norm: 2", ("lr", "3e-4"), ("betas", "[0.8, 0.9]"))
+    assert (config.lr, config.max_grad_norm, config.betas) == (3e-4, 2.0, (0.8, 0.9))
 
 
 def test_an_override_reaches_a_section_that_the_file_leaves_out_or_empty(tmp_path: Path) -> None:

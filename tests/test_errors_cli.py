@@ -228,7 +228,7 @@ def test_a_budget_that_is_larger_than_the_pool(tiny: Path, dsdm: Dsdm) -> None:
             ["--directions.estimators", "[ekfc]"],
             "known are ekfac, gradient, less, metagradient, trak",
         ),
-        (["--method", "trak"], "`method` 'trak' is not in `directions.estimators`"),
+        (["--estimator", "trak"], "`estimator` 'trak' is not in `directions.estimators`"),
         (["--selection.tokens", "5"], "exactly one budget"),
         (["--targets", "[]"], "at least one target"),
         (["--compare.arms", "[tip]"], "compare.arms: 'tip' is not known"),

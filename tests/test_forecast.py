@@ -96,7 +96,7 @@ def test_a_comparisons_baselines_budgets_rates_and_replicates_are_counted(tiny: 
             "arms": ["top", "random@2", "low_loss", "semdedup", "bm25"],
             "seeds": 2,
             "epochs": 1.0,
-            "renew": True,
+            "new_proxies": True,
             "learning_rates": [1e-2, 1e-3],
             "pool_slice": 1,
         },

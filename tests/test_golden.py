@@ -59,7 +59,7 @@ def compute(folder: Path) -> dict[str, list[float]]:
         batch_tokens=64,
     )
     scores = ScoresConfig(
-        calibration_rows=24, per_target=True, method="backward", precision="float32"
+        calibration_rows=24, per_target=True, mode="backward", precision="float32"
     )
     candidates = counting_rows(9, [1, 5, 9])
     question = Question(model, "golden", targets, weights, rows)

@@ -67,7 +67,7 @@ SETUPS = (
             ("directions.damping", "0.0"),
             ("directions.curvature_rows", "12"),
             # Forward scoring refuses such directions, and retraining would have nothing to show.
-            ("scores.method", "backward"),
+            ("scores.mode", "backward"),
         ),
     ),
     Setup("flipped", is_flipped=True),

@@ -61,7 +61,7 @@ MADE = (*READ, "proxies")
 LAST_ALONE = (
     ("proxies.checkpoints", "1"),
     ("proxies.first_checkpoint", "null"),
-    ("scores.group_means", "all"),
+    ("scores.group_means_from", "all"),
 )
 """As by default: proxies at the end of their training say what kinds of text help, too."""
 LONG_PROXY = (*LAST_ALONE, ("directions.curvature_rows", "4096"))

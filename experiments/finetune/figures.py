@@ -93,7 +93,7 @@ def length_figures(experiment: Experiment, prefix: str) -> Iterator[dict[str, An
     table = pq.read_table(folder / "scores" / "all" / "scores.parquet")
     for method in experiment.estimators:
         found = rank_correlations([table[method].to_numpy(), lengths])[0, 1]
-        name = method_of("top" if method == experiment.selecting_method else method)
+        name = method_of("top" if method == experiment.selecting_estimator else method)
         yield figure(f"{prefix}.{name}.completion_correlation", found, "rank correlation")
 
 

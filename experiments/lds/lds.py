@@ -132,7 +132,7 @@ def rivals_of(experiment: Experiment) -> dict[str, Rival]:
     """Those of the table that a set-up can have."""
     known = {*experiment.estimators, COSINE, *BASELINES}
     unset = msgspec.structs.replace(experiment, directions=DirectionsConfig())
-    rivals = {"default": Rival(unset.selecting_method, ProxiesConfig().count), **RIVALS}
+    rivals = {"default": Rival(unset.selecting_estimator, ProxiesConfig().count), **RIVALS}
     return {name: rival for name, rival in rivals.items() if rival.method in known}
 
 

@@ -90,7 +90,7 @@ def variant_scores(main_run: Run, num_candidates: int) -> dict[str, TargetScores
         folder = folder_of(main_run, name)
         if (folder / "scores" / "all" / SCORES).exists():
             run = Run(load_experiment(folder / "experiment.yaml"))
-            rival = Rival(run.experiment.selecting_method, PROXIES)
+            rival = Rival(run.experiment.selecting_estimator, PROXIES)
             found[name] = rival_scores(run, rival, num_candidates)
     return found
 
@@ -101,7 +101,7 @@ def probed(main_run: Run, setup: Path) -> Groups:
     for method in main_run.experiment.estimators:
         folder = folder_of(main_run, f"check-{method}")
         link_parts(main_run.folder, folder, [*SHARED, f"directions/{method}"])
-        overrides = [("run", str(folder)), ("method", method), ("proxies.count", "1")]
+        overrides = [("run", str(folder)), ("estimator", method), ("proxies.count", "1")]
         experiment = load_experiment(setup, overrides)
         run_check(experiment, CheckConfig())
         found.append(_groups(Run(experiment)))

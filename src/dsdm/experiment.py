@@ -63,7 +63,7 @@ class ProxiesConfig(Config):
     checkpoints: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Directions are made and candidates scored at so many points of each proxy's training, at
     equal distances; each counts for the learning rates of the steps that lead to it
-    (`scores.group_means` says which for what)."""
+    (`scores.group_means_from` says which for what)."""
     first_checkpoint: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     """Where the first of several checkpoints is, as a share of the training; None: after as much of
     it as lies between the others."""
@@ -97,7 +97,7 @@ class Experiment(Config):
     proxies: ProxiesConfig = ProxiesConfig()
     directions: DirectionsConfig = DirectionsConfig()
     scores: ScoresConfig = ScoresConfig()
-    method: str | None = None
+    estimator: str | None = None
     """The estimator whose scores select; None: the first that is run."""
     export: ExportConfig = ExportConfig()
     share: ShareConfig = ShareConfig()
@@ -120,8 +120,8 @@ class Experiment(Config):
             raise ValueError("`targets` must name at least one target")
         if len(set(names)) < len(names) or "mix" in names:
             raise ValueError(f"target names must differ and none may be `mix`, got {names}")
-        if self.method is not None and self.method not in self.estimators:
-            raise ValueError(f"`method` {self.method!r} is not in `directions.estimators`")
+        if self.estimator is not None and self.estimator not in self.estimators:
+            raise ValueError(f"`estimator` {self.estimator!r} is not in `directions.estimators`")
         if not self.proxies.count >= 1 or not 0 < self.proxies.fraction <= 1:
             raise ValueError("`proxies` needs count >= 1 and fraction above 0, at most 1")
 
@@ -162,22 +162,22 @@ class Experiment(Config):
             )
 
     def _check_group_means(self) -> None:
-        if self.scores.group_means != "first":
+        if self.scores.group_means_from != "first":
             return
         if self.proxies.checkpoints == 1:
             raise ValueError(
-                "`scores.group_means` first is of several checkpoints: set proxies.checkpoints to 2"
-                " or more"
+                "`scores.group_means_from` first needs several checkpoints: set "
+                "proxies.checkpoints to 2 or more"
             )
         for method in self.estimators:
             if TRAITS[method].of_training or not TRAITS[method].is_slope:
                 raise ValueError(
-                    f"`scores.group_means` first is for slopes at checkpoints, and `{method}` has "
-                    "none: set it to all"
+                    "`scores.group_means_from` first is for slopes at checkpoints, and "
+                    f"`{method}` has none: set it to all"
                 )
             if not shrinkage_of(self.scores, method):
                 raise ValueError(
-                    "`scores.group_means` first is for scores that are drawn to the means of "
+                    "`scores.group_means_from` first is for scores that are drawn to the means of "
                     f"groups, and those of `{method}` are not: set scores.shrinkage"
                 )
 
@@ -187,7 +187,7 @@ class Experiment(Config):
             return
         if not self._is_screenable:
             raise ValueError(
-                "`scores.screening` is for forward scores of the targets' mix: leave `method` auto "
+                "`scores.screening` is for forward scores of the targets' mix: leave `mode` auto "
                 "or forward, cosine and per_target false and per_example 0, and take no `less`"
             )
         if self._most_selected(self.selection.fraction or 0.0) > screening.share:
@@ -236,15 +236,15 @@ class Experiment(Config):
         return self.directions.estimators or (default,)
 
     @property
-    def selecting_method(self) -> str:
+    def selecting_estimator(self) -> str:
         """The estimator whose scores select."""
-        return self.method or self.estimators[0]
+        return self.estimator or self.estimators[0]
 
     @property
     def compared_arms(self) -> list[Arm]:
         """The arms of the comparison, none where there is no comparison."""
         names = self.compare.arms if self.compare else ()
-        return [parse_arm(name, self.selecting_method, self.estimators) for name in names]
+        return [parse_arm(name, self.selecting_estimator, self.estimators) for name in names]
 
     @property
     def compared_training(self) -> TrainConfig:

@@ -36,7 +36,7 @@ def estimate(
     """The written draft."""
     question = Question(MODEL, "p", targets, dict.fromkeys(targets, 1.0), POOL)
     scores = ScoresConfig(
-        method=scoring, calibration_rows=CALIBRATED, precision="float32", batch_tokens=50
+        mode=scoring, calibration_rows=CALIBRATED, precision="float32", batch_tokens=50
     )
     draft = Draft(folder)
     estimate_directions(question, method, CONFIG, scores, draft, lambda tokens: None)
@@ -87,7 +87,7 @@ def test_a_shard_is_scored_in_the_precision_that_was_calibrated(
         score_shard.Estimated(tmp_path, ["gradient"], {"a": 1.0}),
         [score_shard.Point(lambda: MODEL)],
         "loglik",
-        ScoresConfig(method="forward", precision="auto"),
+        ScoresConfig(mode="forward", precision="auto"),
         tmp_path,
         lambda rows: None,
     )

@@ -129,7 +129,7 @@ def test_a_task_without_weight_is_in_no_maximum() -> None:
 
 
 def test_checkpoints_count_for_the_mean_learning_rate_that_led_to_them() -> None:
-    config = TrainConfig(lr=1.0, warmup_share=0.0, min_lr_share=0.0)
+    config = TrainConfig(lr=1.0, warmup_ratio=0.0, min_lr_ratio=0.0)
     rates = [0.5 * (1 + np.cos(np.pi * step / 9)) for step in range(9)]
     rates = [1.0, *rates[:9]]  # one step of warm-up
     assert kept_steps(10, 4) == [2, 5, 8, 10]
@@ -138,7 +138,7 @@ def test_checkpoints_count_for_the_mean_learning_rate_that_led_to_them() -> None
 
 
 def test_an_earlier_first_checkpoint_counts_for_fewer_steps() -> None:
-    config = TrainConfig(lr=1.0, warmup_share=0.0, min_lr_share=1.0)  # the same rate all along
+    config = TrainConfig(lr=1.0, warmup_ratio=0.0, min_lr_ratio=1.0)  # the same rate all along
     assert kept_steps(20, 2, 0.25) == [5, 20]
     np.testing.assert_allclose(checkpoint_rates(config, 20, 2, 0.25), [0.5, 1.5], atol=1e-12)
     assert kept_steps(21, 3, 1 / 3) == kept_steps(21, 3)

@@ -30,10 +30,10 @@ TARGETS: dict[str, Rows] = {
     "two": random_rows(3, longest=9, seed=6, answer_start=1),
 }
 ORDER = epoch_order(np.arange(24), 2.0, seed=0)
-TRAIN = TrainConfig(batch_tokens=60, lr=1e-5, precision="float32", clip=0.5)
+TRAIN = TrainConfig(batch_tokens=60, lr=1e-5, precision="float32", max_grad_norm=0.5)
 CONFIG = DirectionsConfig(output="loglik", context_share=0.0, smoothing=0.0, batch_tokens=50)
 SCORES = ScoresConfig(
-    method="backward", calibration_rows=12, precision="float32", batch_tokens=50, per_target=True
+    mode="backward", calibration_rows=12, precision="float32", batch_tokens=50, per_target=True
 )
 
 

@@ -79,9 +79,9 @@ def test_groups_of_one_say_nothing_of_themselves() -> None:
         (ScoresConfig(), "gradient", 0.0),
         (ScoresConfig(cosine=True), "ekfac", 0.0),
         # Means of groups by an early checkpoint lie further apart: less goes with them.
-        (ScoresConfig(group_means="first"), "ekfac", 0.1),
-        (ScoresConfig(group_means="first"), "gradient", 0.0),
-        (ScoresConfig(group_means="first", shrinkage=0.3), "ekfac", 0.3),
+        (ScoresConfig(group_means_from="first"), "ekfac", 0.1),
+        (ScoresConfig(group_means_from="first"), "gradient", 0.0),
+        (ScoresConfig(group_means_from="first", shrinkage=0.3), "ekfac", 0.3),
     ],
 )
 def test_how_far_scores_are_drawn_by_default(

@@ -78,7 +78,7 @@ def test_a_rows_weight_at_a_step_changes_the_targets_loss_as_foretold(
     name: str, clip: float
 ) -> None:
     config = TrainConfig(
-        batch_tokens=40, micro_batch_tokens=30, lr=0.003, precision="float32", clip=clip
+        batch_tokens=40, micro_batch_tokens=30, lr=0.003, precision="float32", max_grad_norm=clip
     )
     num_steps = len(plan_steps(ROWS.lengths[ORDER], config.batch_tokens))
     trainer = Trainer(tiny_model(name), ROWS, ORDER, config)

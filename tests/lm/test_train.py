@@ -61,7 +61,7 @@ def hand_written(model: PreTrainedModel, order: np.ndarray, config: TrainConfig)
         loss.backward()
         norm = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters()))
         for parameter in model.parameters():
-            parameter.grad.mul_(min(1.0, config.clip / (norm + 1e-6)))
+            parameter.grad.mul_(min(1.0, config.max_grad_norm / (norm + 1e-6)))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, number, len(steps))
         optimizer.step()
@@ -82,7 +82,7 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
 @pytest.mark.parametrize("clip", [0.05, 100.0])
 def test_training_equals_a_hand_written_loop(tmp_path: Path, name: str, clip: float) -> None:
     config = TrainConfig(
-        batch_tokens=40, micro_batch_tokens=30, lr=0.01, precision="float32", clip=clip
+        batch_tokens=40, micro_batch_tokens=30, lr=0.01, precision="float32", max_grad_norm=clip
     )
     ours, theirs = tiny_model(name), tiny_model(name)
     result = train(ours, ROWS, order_of(), config, work=tmp_path)

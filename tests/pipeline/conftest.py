@@ -24,7 +24,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         pool={"max_rejected_share": 0.5},
         proxies={"count": 2, "epochs": 1.0},
         directions={"estimators": ["ekfac", "gradient"]},
-        scores={"method": "forward", "min_correlation": -1.0},
+        scores={"mode": "forward", "min_correlation": -1.0},
         compare={"arms": ["top", "random"], "epochs": 1, "seeds": 2},
     )
     experiment = load_experiment(path, [])

@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             "arms": ARMS,
             "epochs": 2,
             "seeds": 2,
-            "renew": True,
+            "new_proxies": True,
             "parts": ["tune", "report"],
             "heldout": [heldout],
             "pool_slice": 6,

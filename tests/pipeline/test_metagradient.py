@@ -27,7 +27,7 @@ def write(folder: Path, **directions: object) -> Path:
 def test_scores_are_the_plain_mean_over_checkpoints(
     tmp_path: Path, dsdm: Dsdm, scoring: str
 ) -> None:
-    code, _, err = dsdm("run", write(tmp_path), "--scores.method", scoring)
+    code, _, err = dsdm("run", write(tmp_path), "--scores.mode", scoring)
     assert code == 0, err
     run = tmp_path / "run"
     table = pq.read_table(run / "scores" / "all" / "scores.parquet")

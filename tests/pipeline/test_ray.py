@@ -64,7 +64,7 @@ def test_two_nodes_make_the_same_bytes_as_this_process(
 ) -> None:
     write_data(tmp_path)
     monkeypatch.chdir(tmp_path)  # a relative folder is from where the driver runs
-    scores = {"method": "backward"}
+    scores = {"mode": "backward"}
     estimators = {"estimators": ["ekfac", "gradient"]}
     path = write_experiment(tmp_path, compare=COMPARE, scores=scores, directions=estimators)
     made: list[tuple[str, int, int]] = []

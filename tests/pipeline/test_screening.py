@@ -194,7 +194,7 @@ def test_what_is_screened_unasked(
 def test_screening_is_for_forward_scores_of_the_mix(tmp_path: Path, dsdm: Dsdm) -> None:
     write_data(tmp_path)
     experiment = write_experiment(
-        tmp_path, scores={"screening": SCREENING, "per_target": True, "method": "forward"}
+        tmp_path, scores={"screening": SCREENING, "per_target": True, "mode": "forward"}
     )
     code, _, err = dsdm("run", experiment)
     assert code == 2

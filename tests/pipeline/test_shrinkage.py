@@ -34,7 +34,7 @@ def write_kinds(folder: Path, count: int) -> Path:
     return write_experiment(
         folder,
         proxies={"count": 2},
-        scores={"per_target": True, "method": "backward"},
+        scores={"per_target": True, "mode": "backward"},
         examples={"unit": "document"},
     )
 
@@ -112,7 +112,7 @@ def test_the_first_checkpoint_says_what_a_group_is_worth_and_the_last_what_is_in
     assert dsdm("run", experiment, *settings)[0] == 0
     made = {file: file.stat().st_mtime_ns for file in run.rglob("ekfac/*/_manifest.json")}
     plain = merged(run)
-    code, _, err = dsdm("run", experiment, *settings, "--scores.group_means", "first")
+    code, _, err = dsdm("run", experiment, *settings, "--scores.group_means_from", "first")
     assert code == 0, err
     assert made == {file: file.stat().st_mtime_ns for file in run.rglob("ekfac/*/_manifest.json")}
     group, before, after = groups(run), as_scored(run), merged(run)
@@ -135,7 +135,7 @@ def test_the_first_checkpoint_says_what_a_group_is_worth_and_the_last_what_is_in
 
 def test_single_targets_have_levels_as_the_mix_has(tmp_path: Path, dsdm: Dsdm) -> None:
     path, folder = write_kinds(tmp_path, 60), tmp_path / "run"
-    settings = {"proxies.checkpoints": "2", "scores.group_means": "first"}
+    settings = {"proxies.checkpoints": "2", "scores.group_means_from": "first"}
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
     code, _, err = dsdm("run", path, *words)
     assert code == 0, err
@@ -160,7 +160,7 @@ def test_single_targets_have_levels_as_the_mix_has(tmp_path: Path, dsdm: Dsdm) -
 
 def test_of_one_group_the_last_checkpoint_decides(tmp_path: Path, dsdm: Dsdm) -> None:
     experiment, run = write_kinds(tmp_path, 40), tmp_path / "run"
-    settings = ("--proxies.checkpoints", 2, "--scores.group_means", "first")
+    settings = ("--proxies.checkpoints", 2, "--scores.group_means_from", "first")
     assert dsdm("run", experiment, *settings)[0] == 0
     assert not groups(run).any()
     before, after = as_scored(run), merged(run)["ekfac"].to_numpy()
@@ -180,7 +180,7 @@ def test_levels_that_there_are_not_are_refused(
     tmp_path: Path, dsdm: Dsdm, settings: tuple[object, ...], message: str
 ) -> None:
     experiment = write_kinds(tmp_path, 10)
-    code, _, err = dsdm("run", experiment, *settings, "--scores.group_means", "first")
+    code, _, err = dsdm("run", experiment, *settings, "--scores.group_means_from", "first")
     assert code == 2
     assert message in err
 

@@ -46,7 +46,7 @@ def test_estimators_share_the_backward_pass_and_each_has_the_bytes_of_its_own(
     tmp_path: Path,
 ) -> None:
     write_data(tmp_path)
-    scores = {"method": "backward"}
+    scores = {"mode": "backward"}
     directions = {"estimators": ["ekfac", "gradient"]}
     path = write_experiment(tmp_path, scores=scores, directions=directions)
     run = run_experiment(load_experiment(path), until="scores")

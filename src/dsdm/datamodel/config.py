@@ -121,9 +121,9 @@ class ScreeningConfig(Config):
 class ScoresConfig(Config):
     """How candidates are scored."""
 
-    LATER = frozenset({"cosine", "group_means", "screening", "shrinkage"})
+    LATER = frozenset({"cosine", "group_means_from", "screening", "shrinkage"})
 
-    method: Literal["auto", "forward", "backward"] = "auto"
+    mode: Literal["auto", "forward", "backward"] = "auto"
     """`forward` for few directions, `backward` for many; `auto` takes the cheaper. Backward
     passes serve all estimators."""
     cosine: bool = False
@@ -139,9 +139,9 @@ class ScoresConfig(Config):
     selected, by scores alone; None: score all."""
     shrinkage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """How far a candidate's score is drawn towards the mean of candidates about the same topics;
-    None: 0.3 of the way for `ekfac`, 0.1 with `group_means` first, and not at all for other
+    None: 0.3 of the way for `ekfac`, 0.1 with `group_means_from` first, and not at all for other
     estimators and for cosines."""
-    group_means: Literal["all", "first"] = "all"
+    group_means_from: Literal["all", "first"] = "all"
     """Which of a proxy's checkpoints the means of those groups are of. `first`: its first one says
     what kinds of text help, and the later ones which texts of a kind."""
     effect_nats: float = 0.02
@@ -164,7 +164,7 @@ def shrinkage_of(config: ScoresConfig, estimator: str) -> float:
     if config.shrinkage is not None:
         return config.shrinkage
     default = 0.0 if config.cosine else TRAITS[estimator].shrinkage
-    return default if config.group_means == "all" else min(default, SHRINKAGE_OF_FIRST)
+    return default if config.group_means_from == "all" else min(default, SHRINKAGE_OF_FIRST)
 
 
 def example_name(target: str, number: int) -> str:
@@ -182,6 +182,6 @@ def scores_forward(config: ScoresConfig, num_directions: int) -> bool:
     """Whether so many directions are scored forward."""
     if config.cosine:
         return False
-    if config.method == "auto":
+    if config.mode == "auto":
         return num_directions <= FORWARD_AT_MOST
-    return config.method == "forward"
+    return config.mode == "forward"

@@ -94,7 +94,7 @@ def calibrate(
     raise NumericalError(
         f"direction {direction.method} for {direction.target}: forward scores disagree with the "
         f"exact derivative on {len(exact)} rows: correlation {', '.join(each)}; "
-        f"{config.min_correlation} is required. Train the proxies longer, or set scores.method to "
+        f"{config.min_correlation} is required. Train the proxies longer, or set scores.mode to "
         "backward" + (" or scores.precision to auto." if config.precision == "bfloat16" else ".")
     )
 

@@ -56,7 +56,7 @@ class CompareConfig(Config):
     """Passes over the selection; every arm gets as many training tokens."""
     seeds: int = 1
     """Trainings of each arm: each renews the initial weights, the order and random's rows."""
-    renew: bool = False
+    new_proxies: bool = False
     """Each seed renews the proxies too, and all that is made with them."""
     model: ModelConfig | None = None
     """The model that is trained; None: the proxies'."""
@@ -107,19 +107,19 @@ class Arm:
         return self.budget * epochs / (self.epochs or epochs)
 
 
-def parse_arm(name: str, selecting_method: str, methods: tuple[str, ...]) -> Arm:
+def parse_arm(name: str, selecting_estimator: str, methods: tuple[str, ...]) -> Arm:
     """The arm called `name`.
 
     Args:
         name: As in the module's description.
-        selecting_method: What `top` and `bottom` stand for.
+        selecting_estimator: What `top` and `bottom` stand for.
         methods: The run's estimators.
 
     Raises:
         ConfigError: no such arm.
     """
     found = ARM.fullmatch(name)
-    plain = _plain_arm(found["base"], selecting_method, methods) if found else None
+    plain = _plain_arm(found["base"], selecting_estimator, methods) if found else None
     if found is not None and plain is None and found["base"] in TRAITS:
         raise ConfigError(
             f"compare.arms: {name!r}: add {found['base']!r} to directions.estimators, so that "
@@ -173,16 +173,16 @@ def cut_to_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> np.nda
     return order[: max(1, int(np.searchsorted(total, tokens, side="right")))]
 
 
-def _plain_arm(base: str, selecting_method: str, methods: tuple[str, ...]) -> Arm | None:
+def _plain_arm(base: str, selecting_estimator: str, methods: tuple[str, ...]) -> Arm | None:
     if base in ("top", "bottom"):
-        return Arm(base, "top" if base == "top" else "bottom", selecting_method)
+        return Arm(base, "top" if base == "top" else "bottom", selecting_estimator)
     if base in ("random", "repeated"):
         return Arm(base, "random" if base == "random" else "repeated")
     if base == "all":
         return Arm(base, "all")
     if base in ("source-matched", "best-source"):
         kind: Kind = "source-matched" if base == "source-matched" else "best-source"
-        return Arm(base, kind, selecting_method)
+        return Arm(base, kind, selecting_estimator)
     return Arm(base, "top", base) if base in (*methods, *BASELINE_NAMES) else None
 
 

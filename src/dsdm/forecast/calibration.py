@@ -228,7 +228,7 @@ def _optimizer_seconds(model: PreTrainedModel, config: TrainConfig) -> float:
     optimizer = torch.optim.AdamW(parameters, lr=0.0, fused=True)
 
     def step() -> None:
-        torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
 
     step()

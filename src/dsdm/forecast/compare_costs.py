@@ -15,7 +15,7 @@ BASELINE_SECONDS_A_TOKEN = 2e-6
 def num_replicates(experiment: Experiment) -> int:
     """How often proxies and scores are made."""
     compare = experiment.compare
-    return compare.seeds if compare is not None and compare.renew else 1
+    return compare.seeds if compare is not None and compare.new_proxies else 1
 
 
 def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:

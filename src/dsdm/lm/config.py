@@ -61,15 +61,15 @@ class TrainConfig(Config):
     length. None: go by tokens."""
     micro_batch_tokens: int = 8192
     """Tokens in one forward and backward pass, padding included; lower it to save memory."""
-    warmup_share: float = 0.05
+    warmup_ratio: float = 0.05
     """Share of the steps in which the learning rate rises."""
-    min_lr_share: float = 0.1
+    min_lr_ratio: float = 0.1
     """Where the cosine ends, as a share of `lr`."""
     weight_decay: float = 0.1
     """AdamW's, on matrices only."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of a step's gradient."""
     precision: Precision = "auto"
     """`bfloat16` runs matrix products in bf16; `auto` does where the hardware multiplies in it."""

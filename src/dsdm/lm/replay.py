@@ -286,7 +286,7 @@ class _Update:
         (b1, b2), steps = config.betas, state.step + 1
         self.corrections = 1 - b1**steps, 1 - b2**steps
         self.norm = float(torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt())
-        self.clipping = min(1.0, config.clip / (self.norm + 1e-6))
+        self.clipping = min(1.0, config.max_grad_norm / (self.norm + 1e-6))
         self.gradient = gradient
         self.first = {
             n: b1 * state.first[n].double() + (1 - b1) * self.clipping * g

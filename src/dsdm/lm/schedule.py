@@ -9,11 +9,11 @@ from dsdm.lm.config import TrainConfig
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     """Warm-up, then a cosine, from step 0 on."""
-    warmup = max(1, round(config.warmup_share * num_steps))
+    warmup = max(1, round(config.warmup_ratio * num_steps))
     if step < warmup:
         return config.lr * (step + 1) / warmup
     done = (step - warmup) / max(1, num_steps - warmup)
-    floor = config.min_lr_share
+    floor = config.min_lr_ratio
     return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
 
 

@@ -65,11 +65,11 @@ def run_check(
     Raises:
         DsdmError: as the stages do, but for numbers that can't be used: these are a verdict.
     """
-    method = experiment.selecting_method
+    method = experiment.selecting_estimator
     if not TRAITS[method].is_slope:
         raise ConfigError(
             f"dsdm check can't look at `{method}`: its scores are no slopes along a direction. Set "
-            "`method` to another of directions.estimators."
+            "`estimator` to another of directions.estimators."
         )
     run = Run(_only_selecting(experiment))
     with alone_in(run.folder):
@@ -114,7 +114,7 @@ def load_check(run_folder: Path) -> Check:
 def _only_selecting(experiment: Experiment) -> Experiment:
     """The experiment with the selecting method alone, and nothing to compare."""
     directions = msgspec.structs.replace(
-        experiment.directions, estimators=(experiment.selecting_method,)
+        experiment.directions, estimators=(experiment.selecting_estimator,)
     )
     changed: Experiment = msgspec.structs.replace(experiment, directions=directions, compare=None)
     return changed
@@ -157,7 +157,9 @@ def _judge(run: Run, config: CheckConfig, draft: Draft) -> None:
 
 
 def _judge_failure(run: Run, failure: str, draft: Draft) -> None:
-    measured = Measured(run.experiment.selecting_method, failure=failure, curvature=_curvature(run))
+    measured = Measured(
+        run.experiment.selecting_estimator, failure=failure, curvature=_curvature(run)
+    )
     _write_check(measured, draft)
 
 
@@ -176,7 +178,7 @@ def measure(run: Run, config: CheckConfig) -> Measured:
     seen = [seen_rows(run, config, number) for number in range(len(samples))]
     between_halves, between_curvatures = _halves(run, config)
     return Measured(
-        method=run.experiment.selecting_method,
+        method=run.experiment.selecting_estimator,
         rows=len(rows),
         curvature=_curvature(run),
         proxies=_proxy_losses(run, config),
@@ -197,7 +199,7 @@ def _curvature(run: Run) -> Curvature | None:
     experiment, tokenizer = run.experiment, run.tokenizer
     # Its sizes alone are read: a proxy may not be there.
     model = load_model(experiment.model, vocab_size=tokenizer.vocab_size, eos=tokenizer.eos, seed=0)
-    method, pool_rows = experiment.selecting_method, run.num_first_rows
+    method, pool_rows = experiment.selecting_estimator, run.num_first_rows
     return curvature_of(model, method, experiment.directions, pool_rows)
 
 

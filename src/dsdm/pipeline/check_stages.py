@@ -136,7 +136,7 @@ def tune_rows(run: Run, config: CheckConfig) -> dict[str, Rows]:
 
 def _selecting_directions(run: Run) -> list[Work]:
     """Those of the proxies as they are at the end of their training."""
-    method, each = run.experiment.selecting_method, run.experiment.proxies.checkpoints
+    method, each = run.experiment.selecting_estimator, run.experiment.proxies.checkpoints
     found = [work for work in directions_work(run) if work.path.parent.name == method]
     return found[each - 1 :: each]
 
@@ -193,7 +193,7 @@ def _halves(run: Run, config: CheckConfig, draft: Draft) -> None:
     from dsdm.trust.slopes import row_slopes
 
     experiment, model = run.experiment, run.proxy(PROBED)
-    method, directions = experiment.selecting_method, experiment.directions
+    method, directions = experiment.selecting_estimator, experiment.directions
     targets = target_rows(run, "fit")
     halves = {name: split_halves(t, _seed(run, config, name)) for name, t in targets.items()}
     curvature, is_other = _curvature_rows(run, config)

@@ -72,7 +72,7 @@ def directions_work(run: Run) -> Iterator[Work]:
                 "weights": target_weights(run),
                 "directions": _without(experiment.directions, "estimators"),
                 "scores": msgspec.structs.replace(
-                    experiment.scores, screening=AUTO, shrinkage=None, group_means="all"
+                    experiment.scores, screening=AUTO, shrinkage=None, group_means_from="all"
                 ),
             }
             if checkpoints > 1:

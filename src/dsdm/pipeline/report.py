@@ -75,7 +75,7 @@ def collect_report(run_folder: Path) -> Report:
     ]
     return Report(
         title=run_folder.resolve().name,
-        method=experiment.selecting_method,
+        method=experiment.selecting_estimator,
         targets=[target.name for target in experiment.targets],
         config=(run_folder / EXPERIMENT).read_text(encoding="utf-8"),
         versions=_versions(run_folder),

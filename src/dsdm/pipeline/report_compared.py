@@ -104,5 +104,5 @@ def _compute_figure(
 
 def _mix_arms(experiment: Experiment, losses: Losses) -> dict[str, str]:
     """The arm that selects for all targets at once, where it is not called by its method."""
-    method = experiment.selecting_method
+    method = experiment.selecting_estimator
     return {method: "top"} if method not in losses and "top" in losses else {}

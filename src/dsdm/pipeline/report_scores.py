@@ -127,7 +127,7 @@ def load_scored_pool(folder: Path, experiment: Experiment) -> ScoredPool | None:
     if manifest is None:
         return None
     scores = load_scores(
-        folder / "scores" / "all" / SCORES, experiment.selecting_method, manifest.fingerprint
+        folder / "scores" / "all" / SCORES, experiment.selecting_estimator, manifest.fingerprint
     )
     selected = np.zeros(len(scores.values), bool)
     selection = load_manifest(folder / "selection")

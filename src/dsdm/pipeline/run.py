@@ -91,7 +91,7 @@ class Run:
     def replicates(self) -> tuple["Run", ...]:
         """This run, and one for each further seed of a comparison that renews the proxies."""
         compare = self.experiment.compare
-        if self.replicate_of or compare is None or not compare.renew:
+        if self.replicate_of or compare is None or not compare.new_proxies:
             return (self,)
         return (self, *(self._renewed(number) for number in range(1, compare.seeds)))
 

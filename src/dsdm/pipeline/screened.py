@@ -56,7 +56,7 @@ class Screened:
 
 def screened_selection(run_folder: Path, experiment: Experiment) -> Screened | None:
     """What the selection in a run's folder is worth; None where its pool was not screened."""
-    method = experiment.selecting_method
+    method = experiment.selecting_estimator
     folder, selection = run_folder / SCREENING / method, load_manifest(run_folder / "selection")
     manifests = [load_manifest(path) for path in (run_folder / "scores" / method).glob("[!.]*")]
     counts = [m.counts for m in manifests if m is not None and "scored" in m.counts]

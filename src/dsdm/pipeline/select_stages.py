@@ -39,8 +39,8 @@ def merged_scores_work(run: Run) -> Iterator[Work]:
     # No setting of the scores themselves: they are drawn to other means in seconds.
     by_method = shrinkages(run)
     inputs |= {f"shrinkage of {method}": f"{by:g}" for method, by in by_method.items()}
-    if run.experiment.scores.group_means != "all":
-        inputs |= {"group means": run.experiment.scores.group_means}
+    if run.experiment.scores.group_means_from != "all":
+        inputs |= {"group means": run.experiment.scores.group_means_from}
     if by_method:
         inputs |= dropped_inputs(run)
     yield Work(
@@ -55,7 +55,7 @@ def merged_scores_work(run: Run) -> Iterator[Work]:
 
 def selection_work(run: Run) -> Iterator[Work]:
     """The candidates that are kept."""
-    config = {"selection": run.experiment.selection, "method": run.experiment.selecting_method}
+    config = {"selection": run.experiment.selection, "method": run.experiment.selecting_estimator}
     inputs = fingerprints(list(merged_scores_work(run)))
     make = partial(_select, run, run.experiment.selection)
     path = run.folder / "selection"
@@ -72,7 +72,7 @@ def dataset_work(run: Run) -> Iterator[Work]:
 
 def reselect_work(run: Run, selection: SelectionConfig, out: Path) -> Iterator[Work]:
     """Another cut of a finished run's scores, selected and exported into `out`."""
-    config = {"selection": selection, "method": run.experiment.selecting_method}
+    config = {"selection": selection, "method": run.experiment.selecting_estimator}
     inputs = fingerprints(list(merged_scores_work(run)))
     chosen = Work("selection", out / "selection", config, inputs, partial(_select, run, selection))
     yield chosen
@@ -100,7 +100,7 @@ def target_scores(run: Run, method: str, target: str) -> Scores:
         return load_scores(merged.path / SCORES, name, merged.fingerprint)
 
     first = of_point(0)
-    if run.experiment.scores.group_means == "all":
+    if run.experiment.scores.group_means_from == "all":
         others = [of_point(number) for number in range(1, run.experiment.proxies.num_points)]
         columns = {one.method: one.values for one in (first, *others)}
         values = Combination(run.point_weights, {}).mean(method, target, columns)
@@ -161,7 +161,7 @@ def shrinkage_of_run(run: Run) -> Shrinkage | None:
 
 def levels_of(run: Run) -> Levels | None:
     """Which points say what groups are worth, where that is not said by all of them."""
-    if run.experiment.scores.group_means == "all":
+    if run.experiment.scores.group_means_from == "all":
         return None
     is_first = np.arange(len(run.point_weights)) % run.experiment.proxies.checkpoints == 0
     between, within = (np.where(one, run.point_weights, 0.0) for one in (is_first, ~is_first))
@@ -170,7 +170,7 @@ def levels_of(run: Run) -> Levels | None:
 
 def _select(run: Run, config: SelectionConfig, draft: Draft) -> None:
     (merged,) = merged_scores_work(run)
-    path, method = merged.path / SCORES, run.experiment.selecting_method
+    path, method = merged.path / SCORES, run.experiment.selecting_estimator
     if is_plain(config):
         read = read_scores(path, method)
         chosen = select_streaming(read, config, method=method, refused=run.droppable)

@@ -69,7 +69,7 @@ def arm_scores(run: Run, arm: Arm) -> Scores:
         work = baseline_work(run, arm.method, arm.target)
         return load_scores(work.path / SCORES, arm.method, work.fingerprint)
     if arm.target is None:
-        return run_scores(run, arm.method or run.experiment.selecting_method)
+        return run_scores(run, arm.method or run.experiment.selecting_estimator)
     return target_scores(run, arm.method, arm.target)
 
 

@@ -107,7 +107,7 @@ def _scorer_reasons(measured: Measured) -> Iterator[str]:
             seen = "not defined" if value is None else f"{value:.3f}"
             yield (
                 f"scores of proxy {number} are not the exact derivative: their correlation with it "
-                f"is {seen}, and must be {MIN_SCORER} or more. Set scores.method to backward or "
+                f"is {seen}, and must be {MIN_SCORER} or more. Set scores.mode to backward or "
                 "scores.precision to float32."
             )
 
