@@ -103,7 +103,7 @@ def _score(folder: Path, rows: int) -> None:
     from dsdm.datamodel.config import ScoresConfig
     from dsdm.datamodel.score_shard import Estimated, Point, score_shard
     from dsdm.lm.model import load_saved
-    from dsdm.pipeline.scores_table import Combination, write_scores
+    from dsdm.stages.scores_table import Combination, write_scores
 
     peak = PeakMemory()
     examples = load_examples([folder / "examples"], "document")

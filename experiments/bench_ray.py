@@ -18,10 +18,11 @@ from record import figure, write_figures
 from scale_10m import SCORES, make_pool
 
 from dsdm.config import parse_config
+from dsdm.execute import Submit, executor, make_stage
 from dsdm.experiment import Experiment
-from dsdm.pipeline import Run, Workers, run_experiment
-from dsdm.pipeline.score_stages import scores_work
-from dsdm.pipeline.workers import Perform, workers
+from dsdm.graph import Graph
+from dsdm.stages import STAGES, Workers, run_experiment, run_of
+from dsdm.stages.scores import MERGED
 
 FILES = 8
 MODEL = {"model_type": "gpt2", "n_positions": 32, "n_embd": 64, "n_layer": 2, "n_head": 2}
@@ -66,25 +67,25 @@ def _experiment(folder: Path, rows: int) -> Experiment:
 
 def _interleaved(experiment: Experiment, repeats: int) -> np.ndarray:
     """Seconds in processes and on Ray in each repeat, after one warm-up: shape (2, repeats)."""
-    run = Run(experiment)
     seconds = np.zeros((2, repeats + 1))
     with (
-        workers(experiment, Workers(2, threads=1)) as processes,
-        workers(experiment, Workers(2, threads=1, ray="local")) as ray,
+        executor(Workers(2, threads=1)) as processes,
+        executor(Workers(2, threads=1, ray="local")) as ray,
     ):
         for repeat in range(repeats + 1):
-            for i, perform in enumerate((processes, ray)):
-                seconds[i, repeat] = _score(run, perform)
+            for i, submit in enumerate((processes, ray)):
+                seconds[i, repeat] = _score(experiment, submit)
     return seconds[:, 1:]
 
 
-def _score(run: Run, perform: Perform) -> float:
+def _score(experiment: Experiment, submit: Submit) -> float:
+    run = run_of(experiment)
     shutil.rmtree(run.folder / "scores", ignore_errors=True)
-    works = list(scores_work(run))
+    shards = [one for one in Graph(run, STAGES)["scores"] if one.key != MERGED]
     start = time.perf_counter()
-    made = perform(scores_work, works)
+    made = make_stage(submit, shards)
     seconds = time.perf_counter() - start
-    assert made == len(works) == FILES, made
+    assert made == len(shards) == FILES, made
     return seconds
 
 

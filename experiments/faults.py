@@ -33,8 +33,7 @@ from small_run import (
     small_experiment,
 )
 
-from dsdm.pipeline import Workers
-from dsdm.pipeline.workers import HERE
+from dsdm.stages import Workers
 
 DONE = "done.jsonl"
 MOST_STARTS = 30
@@ -77,7 +76,7 @@ def _executor(name: str) -> Iterator[tuple[Workers, "type[InProcessKills]"]]:
     """Who makes artifacts, and what ends them."""
     with nullcontext() if name == "inprocess" else _cluster() as address:
         if name == "inprocess":
-            yield HERE, InProcessKills
+            yield LOCAL, InProcessKills
         else:
             yield Workers(threads=1, ray=address), RayKills
 

@@ -194,7 +194,7 @@ def _run_until(stage: str, workers: int, folder: Path, rows: int) -> float:
     """The run up to a stage; returns the seconds of its last stage."""
     from dsdm.config import parse_config
     from dsdm.experiment import Experiment
-    from dsdm.pipeline import Workers, run_experiment
+    from dsdm.stages import Workers, run_experiment
 
     settings = {
         "run": str(folder / "run"),

@@ -26,11 +26,11 @@ from run import cell_named
 from dsdm.evaluation.intervals import paired_t_interval
 from dsdm.evaluation.multiplier import MethodCost
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import run_experiment
 from dsdm.pipeline.costs import measured_costs
 from dsdm.pipeline.losses import load_losses
-from dsdm.pipeline.scores_table import SCORES
 from dsdm.pipeline.screened import screened_selection
+from dsdm.stages import run_experiment
+from dsdm.stages.scores_table import SCORES
 
 SHARED = (*TEXTS, "proxies", "directions")
 ARM = "top"

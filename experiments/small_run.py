@@ -14,13 +14,11 @@ sys.path.append(str(ROOT))  # for the tests' made-up languages
 
 from tests.toy import toy_experiment, write_world
 
-from dsdm.artifacts import COST
+from dsdm.artifacts import PER_RUN
 from dsdm.experiment import Experiment
-from dsdm.pipeline import STAGES, Run, Workers, run_experiment
-from dsdm.pipeline.lock import LOCK
+from dsdm.lock import LOCK
 from dsdm.pipeline.report import write_run_report
-from dsdm.pipeline.score_stages import SCREENING
-from dsdm.pipeline.workers import HERE
+from dsdm.stages import LOCAL, ON_REQUEST, STAGES, Run, Workers, run_experiment
 
 TRAIN = {
     "lr": 0.01,
@@ -28,7 +26,7 @@ TRAIN = {
     "checkpoint_seconds": 0.0,  # as often as it can: every 20 steps
     "precision": "float32",
 }
-STAGE_NAMES = (*(stage for stage in STAGES if stage != SCREENING), "report")
+STAGE_NAMES = (*(stage for stage in STAGES if stage not in ("screening", ON_REQUEST)), "report")
 """The stages that `run_all` goes through: backward scores are not screened."""
 OF_TIMES = {"costs", "cost_note"}
 """Parts of figures.json that are other ones each time."""
@@ -72,7 +70,7 @@ def small_experiment(world: Path, **changes: Any) -> Experiment:
 
 def run_all(
     experiment: Experiment,
-    workers: Workers = HERE,
+    workers: Workers = LOCAL,
     begins: Callable[[str], None] = lambda stage: None,
 ) -> Run:
     """The run and its report; `begins` is called with each stage's name before it."""
@@ -108,7 +106,7 @@ def contents(run: Path) -> dict[str, bytes]:
     found = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
-        if not file.is_file() or file.name in (COST, LOCK, "report.html"):
+        if not file.is_file() or file.name in (*PER_RUN, LOCK, "report.html"):
             continue
         found[name] = file.read_bytes()
         if name == "figures.json":

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm import cli
+from dsdm.artifacts import PER_RUN
 from dsdm.cli import main
 from dsdm.experiment import Experiment, load_experiment, record_experiment
 from dsdm.lm import model
-from dsdm.pipeline import STAGES
-from dsdm.pipeline import run as run_module
+from dsdm.stages import STAGES, pool
 from tests.tiny_runs import Dsdm, add_pool_file, write_data, write_experiment
 
 HEAVY = ("torch", "transformers", "datasets", "scipy", "lm_eval")
@@ -41,7 +41,7 @@ def states(dsdm: Dsdm, *arguments: object) -> dict[str, str]:
 def content(folder: Path, *parts: str) -> dict[str, bytes]:
     """The files of some stages, apart from what they cost."""
     files = [file for part in parts for file in (folder / "run" / part).rglob("*")]
-    return {str(f): f.read_bytes() for f in files if f.is_file() and f.name != "_cost.json"}
+    return {str(f): f.read_bytes() for f in files if f.is_file() and f.name not in PER_RUN}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "FILE"], ["new", "NEW"]])
@@ -117,7 +117,7 @@ def test_what_asks_for_states_and_costs_does_not_read_the_pool(
     def read(*arguments: object) -> str:
         raise AssertionError("a pool may be terabytes")
 
-    monkeypatch.setattr(run_module, "content_fingerprint", read)
+    monkeypatch.setattr(pool, "content_fingerprint", read)
     assert set(states(dsdm, tiny).values()) == {"missing"}
     assert dsdm("run", tiny, "--dry-run")[0] == 0
 
@@ -164,26 +164,24 @@ def test_a_stage_is_made_again_where_that_is_asked(tiny: Path, dsdm: Dsdm) -> No
     assert content(tiny.parent, "selection", "dataset") == before
 
 
-def test_a_pool_file_that_is_added_is_scored_without_training_again(tiny: Path, dsdm: Dsdm) -> None:
+def test_a_pool_file_that_is_added_is_named_with_the_ways_on(tiny: Path, dsdm: Dsdm) -> None:
     assert dsdm("run", tiny)[0] == 0
-    trained = content(tiny.parent, "proxies", "directions", "examples/00000", "scores/ekfac/00001")
-    # First by name, last in the run.
+    before = states(dsdm, tiny)
     add_pool_file(tiny.parent, "0_new", seed=2)
-    found = states(dsdm, tiny)
-    assert (
-        found["proxies/0"] == found["directions/ekfac/0"] == found["scores/ekfac/00001"] == "done"
-    )
-    assert found["examples/00002"] == found["scores/ekfac/00002"] == "missing"
-    assert found["scores/all"] == found["selection"] == "stale"
-    for stage in ("overlap", "scores", "selection", "dataset"):
-        code, _, err = dsdm("run", tiny, "--until", stage)
-        if code == 2:
-            assert f"--redo {stage}" in err
-            assert dsdm("run", tiny, "--until", stage, "--redo", stage)[0] == 0
-    again = content(tiny.parent, "proxies", "directions", "examples/00000", "scores/ekfac/00001")
-    assert again == trained
-    scores = pq.read_table(tiny.parent / "run" / "scores" / "all" / "scores.parquet")
-    assert scores["source"].to_pylist() == ["a"] * 40 + ["b"] * 40 + ["0_new"] * 40
+    assert states(dsdm, tiny) == before
+    code, _, err = dsdm("run", tiny)
+    assert code == 2
+    assert "0_new.jsonl" in err
+    assert f"dsdm score {tiny.parent / 'run'} FILES --out DIR" in err
+
+
+def test_a_pool_file_that_is_gone_is_missed_only_where_it_is_read(tiny: Path, dsdm: Dsdm) -> None:
+    assert dsdm("run", tiny, "--until", "scores")[0] == 0
+    (tiny.parent / "pool" / "b.jsonl").unlink()
+    assert dsdm("run", tiny, "--until", "selection")[0] == 0
+    code, _, err = dsdm("run", tiny)  # whole documents are read once more
+    assert code == 2
+    assert "b.jsonl: is part of the pool that this run began with" in err
 
 
 def test_another_estimator_leaves_the_first_ones_scores_alone(tiny: Path, dsdm: Dsdm) -> None:
@@ -304,6 +302,6 @@ def test_an_interruption_is_no_traceback(
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dsdm.pipeline.run_experiment", interrupt)
+    monkeypatch.setattr("dsdm.stages.run_experiment", interrupt)
     code, _, err = dsdm("run", tiny)
     assert (code, err) == (130, "dsdm: stopped; the same command goes on from here.\n")

@@ -16,7 +16,7 @@ from dsdm.data.tasks import EXAMPLES
 from dsdm.evaluation.curve import Bounded, Estimate
 from dsdm.evaluation.multiplier import ArmMultiplier
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import Run, run_experiment
+from dsdm.stages import Run, run_experiment
 from tests.data.pools import write_jsonl
 from tests.tiny_runs import target_records, write_data, write_experiment
 

@@ -15,7 +15,6 @@ from dsdm.forecast import calibration, forecast, pool_sample
 from dsdm.forecast.calibration import measure_speed
 from dsdm.forecast.inputs import Cost
 from dsdm.forecast.pool_sample import PoolSample, read_pool_sample
-from dsdm.pipeline.run import Run
 from tests.conftest import VOCAB, tiny_model
 from tests.data.pools import texts
 from tests.tiny_runs import Dsdm, write_experiment
@@ -139,7 +138,7 @@ def test_a_small_sample_tells_the_size_of_the_pool(
 
 def sample_of(folder: Path, pool: Path) -> PoolSample:
     experiment = load_experiment(write_experiment(folder, pool={"files": [str(pool)]}), [])
-    return read_pool_sample(Run(experiment))
+    return read_pool_sample(run_of(experiment))
 
 
 def test_a_larger_cost_is_the_sum_in_time_and_the_most_in_memory() -> None:

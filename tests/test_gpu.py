@@ -17,7 +17,7 @@ from dsdm.datamodel.layers import linear_layers
 from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.lm.outputs import summed_loglik, token_outputs
-from dsdm.pipeline import run_experiment
+from dsdm.stages import run_experiment
 from tests.conftest import random_rows, tiny_model
 from tests.tiny_runs import write_data, write_experiment
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dsdm.baselines.random import random_scores
-from dsdm.pipeline import Run, run_experiment
 from dsdm.pipeline.losses import load_losses
-from dsdm.pipeline.select_stages import run_scores, selected_candidates
 from dsdm.selection import Scores, select
+from dsdm.stages import Run, run_experiment
+from dsdm.stages.making.selection import run_scores, selected_candidates
 from tests.toy import NUM_LANGUAGES, PLANTED, toy_experiment, write_world
 
 METHODS = ("ekfac", "trak", "gradient")

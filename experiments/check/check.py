@@ -24,15 +24,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from linked import experiment_of_seed, link_parts
 from record import add_figures, figure
 
-from dsdm.artifacts import MANIFEST, load_checked, write_checked
+from dsdm.artifacts import MANIFEST, write_json
 from dsdm.datamodel.directions import load_direction, save_direction
 from dsdm.errors import NumericalError
 from dsdm.evaluation.comparison import compare_losses
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import Workers, run_experiment
-from dsdm.pipeline.check import run_check
 from dsdm.pipeline.losses import load_losses
-from dsdm.trust.config import CheckConfig
+from dsdm.stages import Workers, run_check, run_experiment
+from dsdm.stages.making.check import load_check
 
 HERE = Path(__file__).parent
 PILOT = "pilot"
@@ -146,7 +145,7 @@ def figures_of(setup: Setup, workers: Workers) -> Iterator[dict[str, Any]]:
 
 def verdict_figure(name: str, experiment: Experiment, workers: Workers) -> dict[str, Any]:
     """Whether the scores of an experiment can be trusted."""
-    verdict = run_check(experiment, CheckConfig(), workers=workers).verdict
+    verdict = load_check(run_check(experiment, workers=workers).folder).verdict
     print(f"{name}: {verdict}", file=sys.stderr)
     return figure(f"check.{name}.verdict", int(verdict.trust), "1: trust")
 
@@ -164,9 +163,9 @@ def flip(run_folder: Path) -> None:
     shutil.rmtree(run_folder / "check", ignore_errors=True)
     for path in run_folder.glob("directions/*/*/*.safetensors"):
         save_direction(load_direction(path).scaled(-1.0), path)
-        manifest = load_checked(path.parent / MANIFEST)
+        manifest = json.loads((path.parent / MANIFEST).read_text())
         manifest.pop("files", None)
-        write_checked(path.parent / MANIFEST, manifest)
+        write_json(path.parent / MANIFEST, manifest)
     mark.touch()
 
 

@@ -31,11 +31,10 @@ from record import commit, figure, machine, read_lines, write_figures, write_lin
 from dsdm.evaluation.comparison import ALL_TARGETS, ComparedLoss, Losses, compare_losses
 from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, mean_cost, multipliers
 from dsdm.experiment import Experiment
-from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.costs import compared_costs
-from dsdm.pipeline.evaluation_stages import evaluations_work
 from dsdm.pipeline.losses import load_losses
-from dsdm.pipeline.run import compare_folder, evaluation_folder
+from dsdm.stages import Workers, run_experiment
+from dsdm.stages.run import compare_folder, evaluation_folder
 
 HERE = Path(__file__).parent
 LOSSES = HERE / "losses.jsonl"
@@ -316,8 +315,8 @@ def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Li
     }
     evaluated = dict.fromkeys(arm for losses in found.values() for arm in losses)
     training, selection = compared_costs(experiment, list(evaluated))
-    works = evaluations_work(Run(experiment))
-    current = {work.path for work in works if work.state()[0] == "done"}
+    evaluations = Graph(run_of(experiment), STAGES)["evaluations"]
+    current = {one.path for one in evaluations if one.state()[0] == "done"}
     comparison = compare_folder(experiment.folder, compare)
     for part, by_arm in found.items():
         for arm, seeds in by_arm.items():

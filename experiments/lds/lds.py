@@ -23,15 +23,6 @@ from typing import Any
 import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from record import figure, read_figures, read_lines, write_figures, write_lines
-
-from dsdm.config import load_config
-from dsdm.datamodel.config import DirectionsConfig
-from dsdm.evaluation.comparison import ALL_TARGETS
-from dsdm.evaluation.intervals import Interval
-from dsdm.evaluation.multiplier import MethodCost
-from dsdm.experiment import Experiment, ProxiesConfig, load_experiment
-from dsdm.pipeline import Run, Workers, run_experiment
 from dsdm.pipeline.bank_scores import (
     COSINE,
     Rival,
@@ -42,6 +33,15 @@ from dsdm.pipeline.bank_scores import (
 )
 from dsdm.pipeline.bank_stages import Lost, finished_models, make_bank
 from dsdm.pipeline.workers import Maker, workers
+from record import figure, read_figures, read_lines, write_figures, write_lines
+
+from dsdm.config import load_config
+from dsdm.datamodel.config import DirectionsConfig
+from dsdm.evaluation.comparison import ALL_TARGETS
+from dsdm.evaluation.intervals import Interval
+from dsdm.evaluation.multiplier import MethodCost
+from dsdm.experiment import Experiment, ProxiesConfig, load_experiment
+from dsdm.stages import Run, Workers, run_experiment
 from dsdm.trust.bank import Bank
 from dsdm.trust.lds import CEILING, RANDOM, Board, lds_board, random_board
 from dsdm.trust.lds_config import LdsConfig

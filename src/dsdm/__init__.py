@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from dsdm.errors import DsdmError as DsdmError
     from dsdm.experiment import Experiment as Experiment
     from dsdm.experiment import load_experiment as load_experiment
-    from dsdm.pipeline import Workers as Workers
-    from dsdm.pipeline import run_experiment as run_experiment
-    from dsdm.pipeline import run_status as run_status
     from dsdm.pipeline.report import write_run_report as write_run_report
-    from dsdm.pipeline.select_stages import run_scores as run_scores
     from dsdm.selection import Scores as Scores
     from dsdm.selection import SelectionConfig as SelectionConfig
     from dsdm.selection import select as select
+    from dsdm.stages import Workers as Workers
+    from dsdm.stages import run_experiment as run_experiment
+    from dsdm.stages import run_status as run_status
+    from dsdm.stages.making.selection import run_scores as run_scores
 
 _MODULES = {
     "DsdmError": "dsdm.errors",
@@ -32,10 +32,10 @@ _MODULES = {
     "SelectionConfig": "dsdm.selection",
     "load_experiment": "dsdm.experiment",
     "parse_config": "dsdm.config",
-    "Workers": "dsdm.pipeline",
-    "run_experiment": "dsdm.pipeline",
-    "run_scores": "dsdm.pipeline.select_stages",
-    "run_status": "dsdm.pipeline",
+    "Workers": "dsdm.stages",
+    "run_experiment": "dsdm.stages",
+    "run_scores": "dsdm.stages.making.selection",
+    "run_status": "dsdm.stages",
     "select": "dsdm.selection",
     "write_run_report": "dsdm.pipeline.report",
 }

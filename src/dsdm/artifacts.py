@@ -1,20 +1,25 @@
 """Finished work on disk: folders that are complete or absent, each with a manifest.
 
-A folder is written under a hidden name beside its place, its manifest last, and renamed. So a
-process killed at any moment leaves either the whole folder or something that the next run ignores
-and replaces. The hidden name is another one each time: a worker that was given up for dead and is
-not can't put its hands on what its successor writes. A folder with a manifest is whole, under a
-hidden name too. A manifest records what the work was made with, and size and digest of every file;
-nothing is reused silently, and nothing that changed since it was written.
+A folder is written under a hidden name beside its place, its manifest last, and renamed. A process
+that is killed at any moment leaves the whole folder, or a draft that the next run deletes. Each
+draft has a name of its own, so that a worker that was given up for dead and still runs can't write
+into its successor's. The manifest records what the folder was made with, and the size and digest of
+every file.
+
+A finished folder is hashed when it is first read on a machine after it was written elsewhere, and
+when the size or time of a file changed since (`_checked.json` says which bytes were seen where).
+`verify` hashes everything.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,9 +33,13 @@ from safetensors import SafetensorError
 from dsdm.config import as_dict, differences, fingerprint
 from dsdm.errors import ArtifactError
 
-# Readers of Parquet folders pass over names that begin with an underscore.
+# Readers of Parquet folders skip names that begin with an underscore.
 MANIFEST = "_manifest.json"
 COST = "_cost.json"
+CHECKED = "_checked.json"
+"""Sizes and times of the files whose bytes were right, and the machines that looked."""
+PER_RUN = (COST, CHECKED)
+"""Files that differ between two runs of the same work."""
 
 State = Literal["missing", "done", "stale"]
 
@@ -46,9 +55,18 @@ class Manifest:
     versions: dict[str, str]
     fingerprint: str
     """Identifies the content: a function of `config` and `inputs`."""
-    files: dict[str, tuple[int, str]] | None = None
-    """Bytes and SHA-256 of each file but the manifest and the cost, by its path in the folder; None
-    where it was written before dsdm noted them."""
+    files: dict[str, tuple[int, str]]
+    """Bytes and SHA-256 of each file, by its path in the folder, without those of PER_RUN."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an artifact took to make."""
+
+    seconds: float
+    flops: float
+    made_with: int = 1
+    """Artifacts, this one included, that one call made: each has the cost of the whole call."""
 
 
 @dataclass
@@ -65,7 +83,6 @@ class Draft:
     seconds_before: float = 0.0
     """Seconds spent on this artifact by earlier, interrupted runs."""
     made_with: int = 1
-    """Artifacts, this one included, that one pass makes: each has the cost of the whole pass."""
 
     @property
     def target(self) -> Path:
@@ -89,16 +106,18 @@ def writing(path: Path, *, config: object, inputs: Mapping[str, str]) -> Iterato
         yield draft
         seconds = time.monotonic() - start + draft.seconds_before
         cost = {"seconds": round(seconds, 3), "flops": draft.flops, "made_with": draft.made_with}
-        write_checked(draft_path / COST, cost)
+        write_json(draft_path / COST, cost)
+        files = _digests(draft_path)
+        _note_checked(draft_path, files)
         manifest = {
             "config": as_dict(config),
             "inputs": dict(sorted(inputs.items())),
             "counts": draft.counts,
             "versions": _versions(),
             "fingerprint": draft.fingerprint,
-            "files": _digests(draft_path),
+            "files": files,
         }
-        write_checked(draft_path / MANIFEST, manifest)
+        write_json(draft_path / MANIFEST, manifest)
         _replace(draft_path, path)
 
 
@@ -130,28 +149,25 @@ def artifact_fingerprint(config: object, inputs: Mapping[str, str]) -> str:
 def load_manifest(path: Path) -> Manifest | None:
     """The manifest in folder `path`, or None where no finished artifact is there."""
     try:
-        found = load_checked(path / MANIFEST)
-        unknown = set(found) - set(Manifest.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
-        return msgspec.convert(found, Manifest)
+        return msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{path / MANIFEST}: is damaged ({error}). Delete {path}.") from error
 
 
-def load_cost(path: Path) -> dict[str, float]:
-    """Seconds and FLOPs that the artifact in `path` took, and how many were made in that pass."""
+def load_cost(path: Path) -> Cost:
+    """What the artifact in `path` took to make."""
     try:
-        cost = load_checked(path / COST)
-        return {name: float(value) for name, value in ({"made_with": 1} | cost).items()}
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return msgspec.json.decode((path / COST).read_bytes(), type=Cost)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{path / COST}: is damaged ({error}). Delete {path}.") from error
 
 
 def check_contents(path: Path) -> None:
-    """Reads a finished artifact once, to see whether it holds what was written.
+    """Looks whether a finished artifact holds what was written.
+
+    Its files are hashed unless this machine has hashed them at their present sizes and times.
 
     Raises:
         ArtifactError: a file is gone, cut, changed, or can't be read.
@@ -160,21 +176,67 @@ def check_contents(path: Path) -> None:
     if manifest is None:
         return
     load_cost(path)
-    for name, (size, digest) in (manifest.files or {}).items():
-        what = _damage(path, name, size, digest)
-        if what:
+    if manifest.fingerprint != fingerprint([manifest.config, manifest.inputs]):
+        raise ArtifactError(
+            f"{path / MANIFEST}: is damaged: its fingerprint is not that of its content. "
+            f"Delete {path}."
+        )
+    with contextlib.suppress(OSError, ValueError):
+        checked = json.loads((path / CHECKED).read_text(encoding="utf-8"))
+        is_here = _machine() in checked["machines"]
+        if is_here and checked["files"] == _sizes_and_times(path, manifest.files):
+            return
+    verify(path, manifest)
+    # A folder that is only to be read is hashed each time.
+    with contextlib.suppress(OSError):
+        _note_checked(path, manifest.files)
+
+
+def verify(path: Path, manifest: Manifest) -> None:
+    """Hashes every file of a finished artifact.
+
+    Raises:
+        ArtifactError: a file is gone, cut, changed, or can't be read.
+    """
+    for name, (size, digest) in manifest.files.items():
+        damage = _damage(path, name, size, digest)
+        if damage:
             raise ArtifactError(
-                f"{path / name}: {what}. Delete {path} and run the same command again: it is made "
-                "anew, with the same bytes. If it happens again, look after the disk."
+                f"{path / name}: {damage}. Delete {path} and run the same command again: it is "
+                "made anew, with the same bytes. If it happens again, look after the disk."
             )
 
 
-def check_all_contents(folder: Path) -> None:
-    """`check_contents` of every finished artifact at or below a folder."""
-    for manifest in sorted(folder.rglob(MANIFEST)):
-        parts = manifest.relative_to(folder).parts
-        if not any(part.startswith(".") for part in parts):
-            check_contents(manifest.parent)
+def finished(folder: Path) -> list[Path]:
+    """Every finished artifact at or below a folder, sorted; drafts are hidden."""
+    found = sorted(folder.rglob(MANIFEST))
+    return [
+        manifest.parent
+        for manifest in found
+        if not any(part.startswith(".") for part in manifest.relative_to(folder).parts)
+    ]
+
+
+def _sizes_and_times(path: Path, files: Mapping[str, Any]) -> dict[str, list[int]]:
+    stats = {name: os.stat(path / name) for name in files}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _note_checked(path: Path, files: Mapping[str, Any]) -> None:
+    """Writes down that this machine found the right bytes in the files as they are."""
+    now, machines = _sizes_and_times(path, files), {_machine()}
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        before = json.loads((path / CHECKED).read_text(encoding="utf-8"))
+        machines |= set(before["machines"]) if before["files"] == now else set()
+    write_json(path / CHECKED, {"files": now, "machines": sorted(machines)})
+
+
+@functools.cache
+def _machine() -> str:
+    """Tells this machine from others that may read the same files."""
+    with contextlib.suppress(OSError):
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip() or socket.gethostname()
+    return socket.gethostname()
 
 
 def _damage(folder: Path, name: str, size: int, digest: str) -> str | None:
@@ -196,12 +258,12 @@ def _damage(folder: Path, name: str, size: int, digest: str) -> str | None:
 
 
 def _digests(folder: Path) -> dict[str, tuple[int, str]]:
-    """Bytes and digest of each file of a draft, all of them through to the disk by then."""
+    """Bytes and digest of each file of a draft, which are written through to the disk."""
     digests = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != COST:
+        if path.is_file() and path.name not in PER_RUN:
             with open(path, "rb") as file:
-                # Here a full or failing disk speaks up, not after the rename.
+                # A full or failing disk raises here, before the rename.
                 os.fsync(file.fileno())
                 size = os.fstat(file.fileno()).st_size
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -221,31 +283,6 @@ def compare_manifest(
         if manifest.inputs.get(name) != inputs.get(name):
             changes.append(f"input {name} changed")
     return ("stale", changes) if changes else ("done", [])
-
-
-def write_checked(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON that `load_checked` reads, with a digest of itself."""
-    write_json(path, {**value, "digest": _json_digest(value)})
-
-
-def load_checked(path: Path) -> dict[str, Any]:
-    """What `write_checked` wrote; a file without a digest is taken as it is.
-
-    Raises:
-        OSError: the file can't be read.
-        ValueError: it is not what was written.
-    """
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError("it holds no JSON object")
-    digest = value.pop("digest", None)
-    if digest is not None and digest != _json_digest(value):
-        raise ValueError("its content is not what was written")
-    return value
-
-
-def _json_digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, value: object) -> None:

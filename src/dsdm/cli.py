@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dsdm.errors import ConfigError, DsdmError
 
 if TYPE_CHECKING:
-    from dsdm.pipeline import Workers
+    from dsdm.stages import Workers
 
 STANDARD_COMPARISON = (
     "{arms: [top, random, random@0.5, random@2, dsir, bm25, source-matched, bottom], seeds: 3}"
@@ -26,8 +26,8 @@ OWN_FLAGS = (
 SETTINGS = """\
 Any setting of the experiment may be given behind it, such as
   dsdm run my.yaml --proxies.count 4 --selection.fraction 0.05
-Stages, in order: tokenizer examples targets overlap topics proxies directions screening scores
-  selection dataset baselines heldout tuning models evaluations shared
+Stages, in order: tokenizer examples targets overlap topics proxies directions check screening
+  scores selection dataset baselines heldout tuning models evaluations shared
 """
 DESCRIPTION = "Choose the training data that makes your language model better at your tasks."
 
@@ -69,9 +69,9 @@ def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
 
         print(forecast(experiment))
         return
-    from dsdm.pipeline import check_stage, redo, run_experiment
     from dsdm.pipeline.report import write_run_report
     from dsdm.pipeline.summary import summary_lines
+    from dsdm.stages import check_stage, redo, run_experiment
 
     check_stage(parsed.until)
     if parsed.redo:
@@ -95,18 +95,19 @@ def _compare(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> No
 
 def _check(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     from dsdm.experiment import load_experiment
-    from dsdm.pipeline.check import run_check
+    from dsdm.stages import run_check
+    from dsdm.stages.making.check import load_check
     from dsdm.trust.lines import check_lines
 
     experiment = load_experiment(parsed.file, overrides)
     _quiet_libraries()
-    check = run_check(experiment, experiment.check, workers=_workers(parsed), announce=_announce)
-    for line in check_lines(check):
+    run = run_check(experiment, workers=_workers(parsed), announce=_announce)
+    for line in check_lines(load_check(run.folder)):
         print(line)
 
 
 def _workers(parsed: argparse.Namespace) -> "Workers":
-    from dsdm.pipeline import Workers
+    from dsdm.stages import Workers
 
     return Workers(parsed.workers, parsed.threads, parsed.ray)
 
@@ -124,11 +125,11 @@ def _announce(stage: str, made: int, total: int) -> None:
 
 def _status(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     from dsdm.experiment import load_experiment
-    from dsdm.pipeline import run_status
+    from dsdm.stages import run_status
 
     experiment = load_experiment(parsed.file, overrides)
     for status in run_status(experiment):
-        name = status.work.path.relative_to(experiment.folder)
+        name = status.artifact.path.relative_to(experiment.folder)
         print(f"{status.state:8} {name}  {_in_short(status.changes)}".rstrip())
 
 
@@ -138,7 +139,7 @@ def _in_short(changes: Sequence[str]) -> str:
 
 
 def _select(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    from dsdm.pipeline.reselect import reselect
+    from dsdm.stages.reselect import reselect
 
     budget = {
         "tokens": parsed.tokens,
@@ -150,10 +151,8 @@ def _select(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> Non
 
 
 def _report(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    from dsdm.artifacts import check_all_contents
     from dsdm.pipeline.report import write_run_report
 
-    check_all_contents(parsed.run)
     print(write_run_report(parsed.run))
 
 

@@ -71,7 +71,7 @@ class ProxiesConfig(Config):
     """Keep Adam's moments beside each checkpoint, which `less` needs."""
 
     @property
-    def num_points(self) -> int:
+    def num_checkpoints(self) -> int:
         """Checkpoints of all proxies."""
         return self.count * self.checkpoints
 

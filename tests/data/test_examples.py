@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsdm.artifacts import load_manifest
+from dsdm.artifacts import PER_RUN, load_manifest
 from dsdm.config import parse_config
 from dsdm.data import arrays, packing, rows
 from dsdm.data.arrays import ArrayFile, SeenHashes
@@ -170,7 +170,7 @@ def test_duplicates_are_dropped_within_and_across_files(
 
 
 def folder_bytes(path: Path) -> dict[str, bytes]:
-    files = (file for file in path.iterdir() if file.name != "_cost.json")
+    files = (file for file in path.iterdir() if file.name not in PER_RUN)
     return {file.name: file.read_bytes() for file in files}
 
 

@@ -23,7 +23,7 @@ from dsdm.lm.config import TrainConfig
 from dsdm.lm.moments import Moments, load_moments
 from dsdm.lm.schedule import checkpoint_rates, kept_steps
 from dsdm.lm.train import epoch_order, plan_steps, train
-from dsdm.pipeline.scores_table import Combination
+from dsdm.stages.scores_table import Combination
 from tests.conftest import MODELS, ListRows, random_rows, tiny_model
 from tests.oracles import example_gradient
 from tests.tiny_chat import write_chat_experiment

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import Run, run_experiment
+from dsdm.stages import Run, run_experiment, run_of
 from tests.tiny_runs import write_data, write_experiment
 
 HOSTILE = "<script>alert(1)</script> {{ 7*7 }} \x07 "
@@ -43,7 +43,7 @@ def add_awkward_records(path: Path) -> None:
 
 @pytest.fixture
 def run(reported: Experiment) -> Run:
-    return Run(reported)
+    return run_of(reported)
 
 
 def copy_of(run: Run, tmp_path: Path) -> Path:

@@ -1,15 +1,18 @@
 """The check on small worlds in which it is known whether the scores are any good."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from dsdm.artifacts import MANIFEST, load_checked, load_manifest, write_checked
+from dsdm.artifacts import MANIFEST, PER_RUN, load_manifest, write_json
 from dsdm.datamodel.directions import load_direction, save_direction
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline.check import CHECK, load_check, run_check
+from dsdm.stages import run_check
+from dsdm.stages.making.check import CHECK, load_check
 from dsdm.trust.config import CheckConfig, ProbeConfig
 from dsdm.trust.measured import Check
 from tests.toy import toy_experiment, write_world
@@ -41,6 +44,11 @@ def experiment(folder: Path, run: str, **sections: dict[str, Any]) -> Experiment
     return toy_experiment(folder, run=str(folder / run), scores=PRECISE, **settings)
 
 
+def checked(experiment: Experiment, config: CheckConfig, **settings: Any) -> Check:
+    configured = msgspec.structs.replace(experiment, check=config)
+    return load_check(run_check(configured, **settings).folder)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
@@ -50,11 +58,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sane(world: Path) -> Check:
-    return run_check(experiment(world, "sane"), CONFIG)
+    return checked(experiment(world, "sane"), CONFIG)
 
 
 def finished_bytes(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "_cost.json"]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in PER_RUN]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -102,22 +110,21 @@ def test_a_probe_that_is_lost_is_made_again_to_the_same_bytes(sane: Check, world
     for name in ("probes/03", "samples/1", "halves", "verdict"):
         shutil.rmtree(folder / name)
     made = []
-    again = run_check(experiment(world, "sane"), CONFIG, announce=lambda *found: made.append(found))
+    again = checked(experiment(world, "sane"), CONFIG, announce=lambda *found: made.append(found))
     assert again == sane == load_check(world / "sane")
-    assert ("check/probes", 1, 13) in made
+    assert ("check", 4, 17) in made
     assert finished_bytes(folder) == before
 
 
 def test_a_checked_run_is_described_as_the_user_has_it(sane: Check, world: Path) -> None:
     described = load_experiment(world / "sane" / "experiment.yaml")
-    assert described == experiment(world, "sane")
+    assert described == msgspec.structs.replace(experiment(world, "sane"), check=CONFIG)
 
 
 def forget_digests(artifact: Path) -> None:
     """What is changed on purpose is taken for what was written."""
-    manifest = load_checked(artifact / MANIFEST)
-    manifest.pop("files", None)
-    write_checked(artifact / MANIFEST, manifest)
+    manifest = json.loads((artifact / MANIFEST).read_text())
+    write_json(artifact / MANIFEST, manifest | {"files": {}})
 
 
 def test_flipped_directions_are_not_trusted(sane: Check, world: Path) -> None:
@@ -127,7 +134,7 @@ def test_flipped_directions_are_not_trusted(sane: Check, world: Path) -> None:
     for path in folder.glob("directions/ekfac/*/*.safetensors"):
         save_direction(load_direction(path).scaled(-1.0), path)
         forget_digests(path.parent)
-    verdict = run_check(experiment(world, "flipped"), SMALL).verdict
+    verdict = checked(experiment(world, "flipped"), SMALL).verdict
     text = " ".join(verdict.reasons)
     assert not verdict.trust
     assert "The sign is flipped." in text
@@ -139,21 +146,21 @@ def test_a_curvature_without_damping_on_too_few_rows_is_not_trusted(
 ) -> None:
     trained_beside(world, "undamped")
     undamped = {"damping": 0.0, "curvature_rows": 12}
-    verdict = run_check(experiment(world, "undamped", directions=undamped), SMALL).verdict
+    verdict = checked(experiment(world, "undamped", directions=undamped), SMALL).verdict
     assert not verdict.trust
     assert any("ill-posed: 12 rows for 129 dimensions" in reason for reason in verdict.reasons)
 
 
 def test_proxies_that_are_barely_trained_are_not_trusted(world: Path) -> None:
     barely = {"count": 1, "epochs": 0.1, "train": TRAIN | {"lr": 0.001}}
-    verdict = run_check(experiment(world, "barely", proxies=barely), SMALL).verdict
+    verdict = checked(experiment(world, "barely", proxies=barely), SMALL).verdict
     assert not verdict.trust
     assert any("proxy 0 is barely trained" in reason for reason in verdict.reasons)
 
 
 def test_other_settings_are_checked_anew(sane: Check, world: Path) -> None:
     shutil.copytree(world / "sane", world / "small")
-    found = run_check(experiment(world, "small"), SMALL)
+    found = checked(experiment(world, "small"), SMALL)
     assert found.measured.rows == 200
     assert found.measured.probe is not None
     assert len(found.measured.probe.groups) == 6

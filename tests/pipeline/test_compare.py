@@ -14,13 +14,14 @@ from dsdm.errors import NumericalError
 from dsdm.evaluation.arms import parse_arm
 from dsdm.experiment import load_experiment
 from dsdm.lm.config import TrainConfig
-from dsdm.pipeline import Run, compare_stages, redo, run_experiment, run_status
-from dsdm.pipeline.compare_stages import tuned_rate
 from dsdm.pipeline.summary import summary_lines
-from dsdm.pipeline.training_rows import arm_scores, held_out, training_order
 from dsdm.selection import select
+from dsdm.stages import Run, redo, run_experiment, run_of, run_status
+from dsdm.stages.compare import tuned_rate
+from dsdm.stages.making import compare
+from dsdm.stages.making.compare import arm_scores, held_out, training_order
 from tests.data.pools import write_jsonl
-from tests.tiny_runs import add_pool_file, target_records, write_data, write_experiment
+from tests.tiny_runs import target_records, write_data, write_experiment
 
 ARMS = (
     *("top", "bottom", "random", "random@0.5", "repeated", "source-matched", "best-source"),
@@ -109,7 +110,7 @@ def test_a_source_matched_arm_matches_a_selection_by_any_rule(
     run: Run, rule: dict[str, float]
 ) -> None:
     selection = msgspec.structs.replace(run.experiment.selection, **rule)
-    ruled = Run(msgspec.structs.replace(run.experiment, selection=selection))
+    ruled = run_of(msgspec.structs.replace(run.experiment, selection=selection))
     scores = arm_scores(run, run.experiment.compared_arms[0])
 
     def shares(name: str) -> np.ndarray:
@@ -124,7 +125,7 @@ def test_random_has_its_tokens_where_the_pool_is_smaller(run: Run) -> None:
     lengths, wanted = run.examples.lengths, run.examples.num_tokens * 5 // 2
     fraction = msgspec.structs.replace(run.experiment.selection, fraction=1.0)
     compare = msgspec.structs.replace(run.compare, epochs=2.5)
-    larger = Run(msgspec.structs.replace(run.experiment, selection=fraction, compare=compare))
+    larger = run_of(msgspec.structs.replace(run.experiment, selection=fraction, compare=compare))
     for seed in range(10):
         order = training_order(larger, parse_arm("random", "ekfac", ("ekfac",)), seed)
         assert wanted - lengths.max() < lengths[order].sum() <= wanted
@@ -146,21 +147,6 @@ def test_a_seed_that_renews_has_proxies_and_rankings_of_its_own(run: Run) -> Non
     top = run.experiment.compared_arms[0]
     rankings = [select(arm_scores(r, top), run.experiment.selection) for r in run.replicates]
     assert not np.array_equal(*rankings)
-
-
-def test_random_draws_from_files_that_joined_later_too(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.folder, tmp_path / "run")
-    (tmp_path / "pool").mkdir()
-    later = add_pool_file(tmp_path, "later", seed=7)
-    pool = run.experiment.pool
-    changes = {
-        "run": str(tmp_path / "run"),
-        "pool": msgspec.structs.replace(pool, files=[*pool.files, str(later)]),
-    }
-    copied = msgspec.structs.replace(run.experiment, **changes)
-    joined = run_experiment(copied, until="examples")
-    assert joined.examples.num_candidates > run.examples.num_candidates
-    assert max(candidates_of(joined, "random")) >= run.examples.num_candidates
 
 
 def test_a_models_folder_says_which_candidates_it_saw(run: Run) -> None:
@@ -192,7 +178,7 @@ def test_a_rate_is_chosen_by_what_is_selected_for_and_not_where_training_diverge
     shutil.copytree(run.folder / "tuning", tmp_path / "tuning")
     other = msgspec.structs.replace(run.experiment.targets[1], weight=0.0)
     targets = (run.experiment.targets[0], other)
-    copied = Run(msgspec.structs.replace(run.experiment, targets=targets, run=str(tmp_path)))
+    copied = run_of(msgspec.structs.replace(run.experiment, targets=targets, run=str(tmp_path)))
     arm = run.experiment.compared_arms[0]
 
     def write(rate: float, **losses: float) -> None:
@@ -213,8 +199,8 @@ def test_a_training_that_diverges_while_rates_are_tried_is_no_error(
     def diverge(*arguments: object) -> None:
         raise NumericalError("the loss is nan")
 
-    monkeypatch.setattr(compare_stages, "_train", diverge)
-    compare_stages._tune(run, run.experiment.compared_arms[0], TrainConfig(), Draft(tmp_path))
+    monkeypatch.setattr(compare, "train_arm", diverge)
+    compare.tune(run, Draft(tmp_path), run.experiment.compared_arms[0], 0, TrainConfig())
     assert json.loads((tmp_path / "losses.json").read_text()) == {}
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsdm.pipeline import Run, run_experiment
-from dsdm.pipeline.select_stages import run_scores, selected_candidates
-from dsdm.pipeline.training_rows import training_order
+from dsdm.stages import Run, run_experiment
+from dsdm.stages.making.compare import training_order
+from dsdm.stages.making.selection import run_scores, selected_candidates
 from tests.toy import toy_experiment, write_lines, write_world
 
 ARMS = ("top", "bottom", "repeated", "random", "source-matched", "best-source")
@@ -47,15 +47,15 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_copies_of_the_target_are_dropped(run: Run) -> None:
     scores = run_scores(run, "gradient")
     leaked = scores.sources == scores.source_names.index("leaked")
-    assert set(np.flatnonzero(leaked)) <= set(run.droppable)
-    kept = np.delete(scores.values, run.droppable)
-    assert scores.values[run.droppable].max() < kept.min()
+    assert set(np.flatnonzero(leaked)) <= set(run.dropped)
+    kept = np.delete(scores.values, run.dropped)
+    assert scores.values[run.dropped].max() < kept.min()
 
 
 def test_none_is_selected(run: Run) -> None:
     chosen = selected_candidates(run.folder / "selection")
     assert len(chosen) > 10
-    assert not np.isin(chosen, run.droppable).any()
+    assert not np.isin(chosen, run.dropped).any()
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -63,9 +63,9 @@ def test_none_trains_a_model_that_is_compared(run: Run, name: str) -> None:
     (arm,) = (arm for arm in run.experiment.compared_arms if arm.name == name)
     order = training_order(run, arm, 1)
     assert len(order) > 10
-    assert not np.isin(run.examples.candidate_of_row[order], run.droppable).any()
+    assert not np.isin(run.examples.candidate_of_row[order], run.dropped).any()
 
 
 def test_the_subset_that_trained_the_proxy_has_none(run: Run) -> None:
     subset = np.load(Path(run.folder, "proxies", "0", "subset.npy"))
-    assert not np.isin(run.examples.candidate_of_row[subset], run.droppable).any()
+    assert not np.isin(run.examples.candidate_of_row[subset], run.dropped).any()

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import run_experiment
+from dsdm.stages import run_experiment
 from tests.tiny_runs import write_data, write_experiment
 
 

@@ -12,14 +12,13 @@ import pytest
 
 from dsdm.errors import ArtifactError
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import redo, run_experiment
-from dsdm.pipeline.check import run_check
-from dsdm.pipeline.lock import alone_in
+from dsdm.lock import alone_in
+from dsdm.stages import redo, run_check, run_experiment
 
 HOLDER = """
 import sys
 from pathlib import Path
-from dsdm.pipeline.lock import alone_in
+from dsdm.lock import alone_in
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -50,7 +49,7 @@ def test_a_second_command_is_refused_and_touches_nothing(tiny: Path) -> None:
         with pytest.raises(ArtifactError, match="another command is at work"):
             redo(experiment, "tokenizer")
         with pytest.raises(ArtifactError, match="another command is at work"):
-            run_check(experiment, experiment.check)
+            run_check(experiment)
         assert sorted(experiment.folder.rglob("*")) == before
 
 

@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.artifacts import load_cost
-from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import Run
-from dsdm.pipeline.check_stages import load_samples
+from dsdm.experiment import Experiment
+from dsdm.trust.sample import load_sample
 from tests.tiny_runs import Dsdm, write_data, write_experiment
 
 
@@ -46,9 +45,9 @@ def test_a_training_is_followed_once_for_all_of_its_checkpoints(tmp_path: Path, 
     assert dsdm("run", experiment, "--until", "directions")[0] == 0
     folder = tmp_path / "run" / "directions" / "metagradient"
     costs = [load_cost(folder / str(i)) for i in range(4)]
-    assert [cost["made_with"] for cost in costs] == [2, 2, 2, 2]
+    assert [cost.made_with for cost in costs] == [2, 2, 2, 2]
     # Each has what both of its training took.
-    assert costs[0]["flops"] == costs[1]["flops"]
+    assert costs[0].flops == costs[1].flops
 
 
 def test_it_is_of_the_loss_that_was_trained(tmp_path: Path, dsdm: Dsdm) -> None:
@@ -86,13 +85,13 @@ def test_a_check_follows_the_training_for_each_half_of_a_target(tmp_path: Path, 
     write_data(tmp_path)
     code, _, err = dsdm("check", path)
     assert code == 0, err
-    run, experiment = tmp_path / "run", load_experiment(path)
+    run = tmp_path / "run"
     with np.load(run / "check" / "halves" / "halves.npz") as arrays:
         halves = [arrays[f"{half}.words"] for half in ("first", "second")]
         counts = arrays["counts.words"]
     # Directions are linear in the target's mean gradient; the run's own is of unit spread.
     whole = np.average(halves, axis=0, weights=counts)
-    (sample,) = load_samples(Run(experiment), experiment.check)
+    sample = load_sample(run / "check" / "samples" / "0" / "sample.npz")
     assert np.corrcoef(whole, sample.scores["words"])[0, 1] > 0.9999
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dsdm.errors import ModelError
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import run_experiment
+from dsdm.stages import run_experiment
 from tests.tiny_runs import write_data, write_experiment
 
 

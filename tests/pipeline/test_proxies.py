@@ -3,13 +3,14 @@
 import msgspec
 import numpy as np
 
-from dsdm.pipeline import Run
-from dsdm.pipeline.model_stages import proxies_work, proxy_rows
+from dsdm.graph import Graph
+from dsdm.stages import STAGES, Run, run_of
+from dsdm.stages.making.models import proxy_rows
 
 
 def trained_on(run: Run, **proxies: object) -> Run:
     changed = msgspec.structs.replace(run.experiment.proxies, **proxies)
-    return Run(msgspec.structs.replace(run.experiment, proxies=changed))
+    return run_of(msgspec.structs.replace(run.experiment, proxies=changed))
 
 
 def test_a_proxys_share_can_be_said_in_tokens(run: Run) -> None:
@@ -24,13 +25,14 @@ def test_a_proxys_share_can_be_said_in_tokens(run: Run) -> None:
 
 def test_a_pool_of_fewer_tokens_is_read_whole(run: Run) -> None:
     rows = proxy_rows(trained_on(run, tokens=10**9), 0).subset
-    assert np.array_equal(rows, np.arange(run.num_first_rows))
+    assert np.array_equal(rows, np.arange(run.examples.num_rows))
 
 
 def test_proxies_whose_tokens_stand_do_not_depend_on_the_share(run: Run) -> None:
     prints = [
-        next(proxies_work(trained_on(run, tokens=500, fraction=share))).fingerprint
+        Graph(trained_on(run, tokens=500, fraction=share), STAGES)["proxies"][0].fingerprint
         for share in (0.2, 0.9)
     ]
     assert prints[0] == prints[1]
-    assert next(proxies_work(trained_on(run, tokens=501))).fingerprint != prints[0]
+    other = Graph(trained_on(run, tokens=501), STAGES)["proxies"][0]
+    assert other.fingerprint != prints[0]

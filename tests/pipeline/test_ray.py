@@ -4,18 +4,17 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dsdm.artifacts import Draft
 from dsdm.errors import ArtifactError
+from dsdm.execute import executor, make_stage
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import Run, Workers, run_experiment
-from dsdm.pipeline.work import Work
-from dsdm.pipeline.workers import workers
-from tests.pipeline.test_workers import COMPARE, failing_works, finished_bytes
+from dsdm.stages import Run, Workers, run_experiment, run_of
+from tests.pipeline.test_workers import COMPARE, finished_bytes, one_made_by
 from tests.tiny_runs import Dsdm, write_data, write_experiment
 
 ray = pytest.importorskip("ray")
@@ -37,26 +36,17 @@ def address() -> Iterator[str]:
         cluster.shutdown()
 
 
-def work_at(run: Run, name: str, make: Any) -> Work:
-    return Work("proxies", run.folder / "proxies" / name, {}, {}, make)
+def write(run: Run, draft: Draft) -> None:
+    (draft.path / "done").write_text("whole")
 
 
-def works_that_die_once(run: Run) -> Iterator[Work]:
-    """Two, the second of which kills its process the first time."""
-
-    def write(draft: Draft) -> None:
-        (draft.path / "done").write_text("whole")
-
-    def die_once(draft: Draft) -> None:
-        (draft.path / "half").write_text("ha")
-        marker = run.folder / "has-died"
-        if not marker.exists():
-            marker.write_text("")
-            os.kill(os.getpid(), signal.SIGKILL)
-        (draft.path / "done").write_text("whole")
-
-    yield work_at(run, "0", write)
-    yield work_at(run, "1", die_once)
+def die_once(run: Run, draft: Draft) -> None:
+    (draft.path / "half").write_text("ha")
+    marker = run.folder / "has-died"
+    if not marker.exists():
+        marker.write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    (draft.path / "done").write_text("whole")
 
 
 def test_two_nodes_make_the_same_bytes_as_this_process(
@@ -78,11 +68,16 @@ def test_two_nodes_make_the_same_bytes_as_this_process(
 def test_what_a_dead_worker_was_at_is_given_to_another(
     experiment: Experiment, address: str
 ) -> None:
-    run = Run(experiment)
+    run = run_of(experiment)
     run.folder.mkdir(parents=True)
-    with workers(experiment, Workers(threads=1, ray=address)) as perform:
-        assert perform(works_that_die_once, list(works_that_die_once(run))) == 2
-        assert perform(works_that_die_once, list(works_that_die_once(run))) == 0
+    made_by = "tests.pipeline.test_ray"
+    artifacts = [
+        replace(one_made_by(run, "fail", name), make=f"{made_by}:{maker}")
+        for name, maker in (("0", "write"), ("1", "die_once"))
+    ]
+    with executor(Workers(threads=1, ray=address)) as submit:
+        assert make_stage(submit, artifacts) == 2
+        assert make_stage(submit, artifacts) == 0
     for name in "01":
         folder = run.folder / "proxies" / name
         assert (folder / "done").read_text() == "whole"
@@ -91,10 +86,10 @@ def test_what_a_dead_worker_was_at_is_given_to_another(
 
 def test_an_error_of_a_task_is_the_commands_error(experiment: Experiment, address: str) -> None:
     with (
-        workers(experiment, Workers(threads=1, ray=address)) as perform,
+        executor(Workers(threads=1, ray=address)) as submit,
         pytest.raises(ArtifactError, match=r"^the disk is on fire$"),
     ):
-        perform(failing_works, list(failing_works(Run(experiment))))
+        make_stage(submit, [one_made_by(run_of(experiment), "fail")])
 
 
 def test_no_cluster_at_the_address_is_an_error(tiny: Path, dsdm: Dsdm) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsdm.artifacts import load_checked, load_manifest, write_checked
+from dsdm.artifacts import load_manifest, write_json
 from dsdm.cli import main
 from dsdm.errors import ArtifactError
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import Run
 from dsdm.pipeline.report import collect_report, stage_costs, write_run_report
 from dsdm.pipeline.summary import summary_lines
+from dsdm.stages import run_of
 from tests.pipeline.conftest import HOSTILE, copy_of
 from tests.tiny_runs import write_experiment
 
@@ -61,7 +61,7 @@ def test_every_direction_has_its_calibration(run):
 def test_costs_are_sums_over_artifacts(run):
     costs = {cost.stage: cost for cost in stage_costs(run.folder, run.experiment)}
     files = [run.folder / "proxies" / name / "_cost.json" for name in "01"]
-    expected = [load_checked(file) for file in files]
+    expected = [json.loads((file).read_text()) for file in files]
     assert costs["proxies"].artifacts == 2
     assert costs["proxies"].flops == sum(cost["flops"] for cost in expected)
     assert "times the FLOPs of training one target model" in collect_report(run.folder).cost_note
@@ -71,7 +71,7 @@ def test_what_one_pass_made_together_counts_once(run, tmp_path):
     folder = copy_of(run, tmp_path)
     before = {cost.stage: cost for cost in stage_costs(folder, run.experiment)}
     for path in (folder / "scores").rglob("_cost.json"):
-        write_checked(path, load_checked(path) | {"made_with": 2})
+        write_json(path, json.loads((path).read_text()) | {"made_with": 2})
     after = {cost.stage: cost for cost in stage_costs(folder, run.experiment)}
     assert after["scores"].flops == before["scores"].flops / 2 > 0
     assert after["proxies"] == before["proxies"]
@@ -113,7 +113,7 @@ def test_pool_text_is_inert_in_the_page(run, tmp_path):
 def test_a_run_folder_is_enough_wherever_it_is(run, tmp_path, monkeypatch):
     folder = copy_of(run, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dsdm.pipeline.run.list_pool_files", None)
+    monkeypatch.setattr("dsdm.stages.pool.list_pool_files", None)
     assert write_run_report(Path("copy")) == Path("copy/report.html")
     assert (folder / "report.html").is_file()
 
@@ -139,9 +139,9 @@ def test_an_unfinished_run_has_a_report(run, tmp_path, gone):
 def test_a_selection_from_other_scores_is_not_shown(run, tmp_path):
     folder = copy_of(run, tmp_path)
     manifest = folder / "selection" / "_manifest.json"
-    content = load_checked(manifest)
+    content = json.loads((manifest).read_text())
     content["inputs"]["scores/all"] = "earlier"
-    write_checked(manifest, content)
+    write_json(manifest, content)
     assert collect_report(folder).selected is None
 
 
@@ -179,11 +179,13 @@ def test_the_summary_of_one_seed_says_that_its_interval_is_over_examples(run, tm
     folder = copy_of(run, tmp_path)
     for arm in ("top", "random"):
         shutil.rmtree(folder / "evaluations" / "report" / f"{arm}-1")
-    lines = summary_lines(Run(load_experiment(folder / "experiment.yaml", [("run", str(folder))])))
+    lines = summary_lines(
+        run_of(load_experiment(folder / "experiment.yaml", [("run", str(folder))]))
+    )
     assert "paired bootstrap over the examples" in lines[-1]
     assert "compare.seeds" in lines[-1]
 
 
 def test_the_summary_of_a_run_that_selected_nothing_says_so(tmp_path):
-    lines = summary_lines(Run(load_experiment(write_experiment(tmp_path), [])))
+    lines = summary_lines(run_of(load_experiment(write_experiment(tmp_path), [])))
     assert lines[0] == "selected  nothing yet"

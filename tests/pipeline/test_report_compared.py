@@ -1,5 +1,6 @@
 """The comparison in the report of a real run."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from dsdm.artifacts import load_checked, write_checked
+from dsdm.artifacts import write_json
 from dsdm.experiment import Experiment
 from dsdm.pipeline.report import collect_report, write_run_report
 from dsdm.pipeline.report_compared import comparisons
@@ -20,8 +21,8 @@ def add_arm(folder: Path, arm: str, original: str, times: int) -> None:
         model = shutil.copytree(
             folder / "models" / f"{original}-{seed}", folder / "models" / f"{arm}-{seed}"
         )
-        cost = load_checked(model / "_cost.json")
-        write_checked(model / "_cost.json", {name: times * value for name, value in cost.items()})
+        cost = json.loads((model / "_cost.json").read_text())
+        write_json(model / "_cost.json", {name: times * value for name, value in cost.items()})
         evaluations = folder / "evaluations" / "report"
         shutil.copytree(evaluations / f"{original}-{seed}", evaluations / f"{arm}-{seed}")
 

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsdm.pipeline import Run
 from dsdm.pipeline.report import collect_report
 from dsdm.pipeline.report_scores import scored_columns
 from dsdm.report.examples import ShownExample
+from dsdm.stages import Run
 from tests.pipeline.conftest import HOSTILE, copy_of
 
 

@@ -14,8 +14,8 @@ from dsdm.datamodel.config import ScreeningConfig
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.intervals import share_interval
 from dsdm.experiment import load_experiment
-from dsdm.pipeline.scores_table import PROVENANCE, SCORES, merge_scores
-from tests.tiny_runs import Dsdm, add_pool_file, write_data, write_experiment
+from dsdm.stages.scores_table import PROVENANCE, SCORES, merge_scores
+from tests.tiny_runs import Dsdm, write_data, write_experiment
 
 SCREENING = {"sample": 0.35, "share": 0.6}
 
@@ -67,20 +67,6 @@ def test_candidates_have_the_scores_of_a_full_run_or_are_predicted_below_the_cut
     page = (tmp_path / "screened" / "report.html").read_text(encoding="utf-8")
     assert "Screened: " in page
     assert "Worst, by predictions" in page
-
-
-def test_a_later_file_is_screened_by_what_was_learned_before(tmp_path: Path, dsdm: Dsdm) -> None:
-    write_data(tmp_path)
-    experiment = write_experiment(tmp_path, scores={"screening": SCREENING})
-    assert dsdm("run", experiment)[0] == 0
-    before = scores_of(tmp_path / "run")["ekfac"]
-    add_pool_file(tmp_path, "c", seed=5)
-    (tmp_path / "pool" / "d.jsonl").write_text("")
-    code, _, err = dsdm("run", experiment)
-    assert code == 0, err
-    after = scores_of(tmp_path / "run")["ekfac"]
-    assert len(after) > len(before)
-    np.testing.assert_array_equal(after[: len(before)], before)
 
 
 def test_parts_from_before_there_was_a_mark_are_not_merged_with_later_ones(tmp_path: Path) -> None:
@@ -154,8 +140,6 @@ def test_large_pools_are_screened_unasked(
     code, out, err = dsdm("compare", path, "--compare.arms", "[top, bottom]")
     assert code == 0, err
     assert "scores       0 made" in err
-    add_pool_file(tmp_path, "c", seed=5)
-    assert dsdm("run", path)[0] == 0
     # More than a tenth is scored anew, where that is asked for.
     code, _, err = dsdm("run", path, "--selection.fraction", "0.2")
     assert code == 2

@@ -13,9 +13,9 @@ from dsdm.datamodel import topics
 from dsdm.datamodel.config import MIX
 from dsdm.datamodel.shrinkage import GroupMoments
 from dsdm.experiment import load_experiment
-from dsdm.pipeline import Run
-from dsdm.pipeline.scores_table import PROVENANCE, SCORES, Shrinkage, merge_scores
-from dsdm.pipeline.select_stages import target_scores
+from dsdm.stages import run_of
+from dsdm.stages.making.selection import target_scores
+from dsdm.stages.scores_table import PROVENANCE, SCORES, Shrinkage, merge_scores
 from tests.data.pools import write_jsonl
 from tests.tiny_runs import Dsdm, target_records, write_experiment
 
@@ -84,18 +84,6 @@ def test_another_shrinkage_scores_nothing_again(tmp_path: Path, dsdm: Dsdm) -> N
         assert merged(run)[name].equals(as_scored(run)[name])
 
 
-def test_a_later_file_is_sorted_into_the_groups_of_the_first(tmp_path: Path, dsdm: Dsdm) -> None:
-    experiment, run = write_kinds(tmp_path, 60), tmp_path / "run"
-    assert dsdm("run", experiment)[0] == 0
-    before = groups(run)
-    text = (tmp_path / "pool" / "a1.jsonl").read_text(encoding="utf-8")
-    (tmp_path / "pool" / "c.jsonl").write_text(text.replace("a1", "a2"), encoding="utf-8")
-    assert dsdm("run", experiment)[0] == 0
-    after = groups(run)
-    np.testing.assert_array_equal(after[: len(before)], before)
-    assert len(after) == len(merged(run)) > len(before)
-
-
 def test_texts_of_one_group_keep_their_scores(tmp_path: Path, dsdm: Dsdm) -> None:
     experiment, run = write_kinds(tmp_path, 40), tmp_path / "run"
     assert dsdm("run", experiment)[0] == 0
@@ -139,7 +127,7 @@ def test_single_targets_have_levels_as_the_mix_has(tmp_path: Path, dsdm: Dsdm) -
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
     code, _, err = dsdm("run", path, *words)
     assert code == 0, err
-    run = Run(load_experiment(path, list(settings.items())))
+    run = run_of(load_experiment(path, list(settings.items())))
     mix = target_scores(run, "ekfac", MIX)
     np.testing.assert_allclose(mix.values, merged(folder)["ekfac"].to_numpy(), rtol=1e-5, atol=1e-6)
     group, before = groups(folder), as_scored(folder)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dsdm.artifacts import load_cost
+from dsdm.artifacts import PER_RUN, Draft, load_cost
 from dsdm.errors import ArtifactError, DsdmError
+from dsdm.execute import executor, make_stage
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline import Run, Workers, run_experiment
-from dsdm.pipeline.work import Work
-from dsdm.pipeline.workers import workers
+from dsdm.graph import Artifact
+from dsdm.stages import Run, Workers, run_experiment, run_of
 from tests.tiny_runs import write_data, write_experiment
 
 COMPARE = {"arms": ["top", "random"], "epochs": 1, "parts": ["tune"]}
@@ -25,7 +25,7 @@ def finished_bytes(folder: Path) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and path.name not in ("_cost.json", "experiment.yaml", "pool.json")
+        and path.name not in (*PER_RUN, "experiment.yaml", "pool.json")
         # names the run folder
         and path.parts[-2:] != ("dataset", "_manifest.json")
     }
@@ -53,53 +53,50 @@ def test_estimators_share_the_backward_pass_and_each_has_the_bytes_of_its_own(
     folder = run.folder / "scores"
     together = finished_bytes(folder)
     costs = {name: load_cost(folder / name / "00000") for name in ("ekfac", "gradient")}
-    assert [cost["made_with"] for cost in costs.values()] == [2, 2]
-    assert costs["ekfac"]["flops"] == costs["gradient"]["flops"] > 0
+    assert [cost.made_with for cost in costs.values()] == [2, 2]
+    assert costs["ekfac"].flops == costs["gradient"].flops > 0
 
     # As after a kill between the two, and with a second process.
     shutil.rmtree(folder / "gradient")
     shutil.rmtree(folder / "ekfac" / "00001")
     run_experiment(load_experiment(path), until="scores", workers=Workers(2))
     assert finished_bytes(folder) == together
-    assert load_cost(folder / "gradient" / "00000")["made_with"] == 1
-    assert load_cost(folder / "gradient" / "00001")["made_with"] == 2
+    assert load_cost(folder / "gradient" / "00000").made_with == 1
+    assert load_cost(folder / "gradient" / "00001").made_with == 2
 
 
-def failing_works(run: Run):
-    def fail(draft) -> None:
-        raise ArtifactError("the disk is on fire")
-
-    yield Work("proxies", run.folder / "proxies" / "0", {}, {}, fail)
+def fail(run: Run, draft: Draft) -> None:
+    raise ArtifactError("the disk is on fire")
 
 
-def dying_works(run: Run):
-    def die(draft) -> None:
-        import os
+def die(run: Run, draft: Draft) -> None:
+    os._exit(9)
 
-        os._exit(9)
 
-    yield Work("proxies", run.folder / "proxies" / "0", {}, {}, die)
+def one_made_by(run: Run, maker: str, name: str = "0") -> Artifact:
+    path = run.folder / "proxies" / name
+    return Artifact("proxies", path, {}, {}, f"tests.pipeline.test_workers:{maker}", run)
 
 
 def test_an_error_in_a_worker_is_the_commands_error(experiment: Experiment) -> None:
     with (
-        workers(experiment, Workers(2)) as perform,
+        executor(Workers(2)) as submit,
         pytest.raises(DsdmError, match="the disk is on fire"),
     ):
-        perform(failing_works, list(failing_works(Run(experiment))))
+        make_stage(submit, [one_made_by(run_of(experiment), "fail")])
 
 
 def test_a_worker_that_dies_is_told_of(experiment: Experiment) -> None:
     with (
-        workers(experiment, Workers(2)) as perform,
+        executor(Workers(2)) as submit,
         pytest.raises(ArtifactError, match="A worker process died"),
     ):
-        perform(dying_works, list(dying_works(Run(experiment))))
+        make_stage(submit, [one_made_by(run_of(experiment), "die")])
 
 
 PARENT = """
 import os, subprocess, sys, time
-worker = "import sys; from dsdm.pipeline.workers import _end_with; _end_with(int(sys.argv[1]))"
+worker = "import sys; from dsdm.execute import _end_with; _end_with(int(sys.argv[1]))"
 print(subprocess.Popen([sys.executable, "-c", worker, str(os.getpid())]).pid, flush=True)
 time.sleep(60)
 """

@@ -32,8 +32,7 @@ from dsdm.forecast.pool_sample import PoolSample, read_pool_sample
 from dsdm.forecast.stage_costs import stage_costs
 from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import check_row_length, flops_per_token, load_model
-from dsdm.pipeline import run_status
-from dsdm.pipeline.run import Run
+from dsdm.stages import Run, run_of, run_status
 
 COLUMNS = ("stage", "state", "tokens", "time", "FLOPs", "disk", "memory")
 TASK_EXAMPLES = 1000
@@ -69,7 +68,7 @@ def forecast(experiment: Experiment) -> str:
         DsdmError: the pool, a target or the model can't be used; the run would stop there too.
     """
     progress = _read_progress(experiment)
-    measured = _measure(Run(experiment, reads_pool=False))
+    measured = _measure(run_of(experiment, reads_pool=False))
     costs = stage_costs(experiment, measured)
     left = {name: costs[name].share(stage.left) for name, stage in progress.items()}
     rows = [_cells(name, str(progress[name]), cost) for name, cost in left.items()]
@@ -82,7 +81,7 @@ def _read_progress(experiment: Experiment) -> dict[str, Progress]:
     """By stage; a stage without artifacts is left out."""
     counts: dict[str, Counter[str]] = {}
     for status in run_status(experiment):
-        counts.setdefault(status.work.stage, Counter())[status.state] += 1
+        counts.setdefault(status.artifact.stage, Counter())[status.state] += 1
     return {n: Progress(c["done"], c["stale"], c.total()) for n, c in counts.items()}
 
 

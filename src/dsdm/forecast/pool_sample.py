@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsdm.artifacts import load_manifest
 from dsdm.config import parse_config
 from dsdm.data.conversation_rows import encode_conversations
 from dsdm.data.documents import Document, PoolConfig, PoolFile, read_documents
@@ -19,8 +18,9 @@ from dsdm.data.readers import checked, read_batches, read_errors, read_parsed_li
 from dsdm.data.rows import cut_rows
 from dsdm.data.sequences import Row
 from dsdm.data.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
-from dsdm.pipeline.data_stages import examples_work, tokenizer_work
-from dsdm.pipeline.run import Run
+from dsdm.graph import Graph
+from dsdm.stages import STAGES
+from dsdm.stages.run import Run
 
 SAMPLE_BYTES = 4_000_000
 EXPANSION_BYTES = 4_000_000
@@ -66,7 +66,7 @@ def read_pool_sample(run: Run) -> PoolSample:
     Raises:
         DataError: as reading the pool does, or the sample holds no usable document.
     """
-    files = [shard.file for shard in run.shards]
+    files = [shard.file for shard in run.pool.shards]
     picked = np.unique(np.linspace(0, len(files) - 1, min(SAMPLE_FILES, len(files))).astype(int))
     start = time.monotonic()
     samples = [_read_start(files[i], run.experiment.pool, len(picked)) for i in picked]
@@ -172,8 +172,8 @@ def _growth(samples: list[_FileSample], files: list[PoolFile]) -> float:
 
 
 def _tokenizer(run: Run, texts: list[str]) -> Tokenizer:
-    (work,) = tokenizer_work(run)
-    if work.state()[0] == "done":
+    (made,) = Graph(run, STAGES)["tokenizer"]
+    if made.state()[0] == "done":
         return run.tokenizer
     config = run.experiment.own_tokenizer
     small = {"vocab_size": config.vocab_size, "sample_bytes": SAMPLE_BYTES}
@@ -202,9 +202,9 @@ def _row_lengths(lengths: np.ndarray, run: Run) -> np.ndarray:
 def _finished_counts(run: Run) -> dict[str, float]:
     """Sums over the packed shards; empty unless all are packed."""
     totals = dict.fromkeys(("documents", "tokens", "rows"), 0.0)
-    for work in examples_work(run):
-        manifest = load_manifest(work.path)
-        if manifest is None or work.state()[0] != "done":
+    for shard in Graph(run, STAGES)["examples"]:
+        if shard.state()[0] != "done":
             return {}
-        totals = {name: total + manifest.counts[name] for name, total in totals.items()}
+        counts = shard.counts()
+        totals = {name: total + counts[name] for name, total in totals.items()}
     return totals

@@ -98,7 +98,7 @@ def _proxies(experiment: Experiment, measured: Measured) -> Cost:
         tokens=tokens,
         seconds=tokens / speed.train,
         flops=3 * tokens * speed.flops_a_token,
-        disk=4 * speed.parameters * proxies.num_points * (3 if proxies.moments else 1),
+        disk=4 * speed.parameters * proxies.num_checkpoints * (3 if proxies.moments else 1),
         memory=speed.base_bytes + 16 * speed.parameters + speed.activation_bytes * batch,
     )
 
@@ -106,7 +106,7 @@ def _proxies(experiment: Experiment, measured: Measured) -> Cost:
 def _directions(experiment: Experiment, measured: Measured) -> Cost:
     methods = experiment.estimators
     one_proxy = sum((_direction(name, experiment, measured) for name in methods), Cost())
-    count = experiment.proxies.num_points
+    count = experiment.proxies.num_checkpoints
     return Cost(
         one_proxy.tokens * count,
         one_proxy.seconds * count,
@@ -203,12 +203,14 @@ def _scores(experiment: Experiment, measured: Measured) -> Cost:
     screening = _screening_of(experiment, measured)
     share = screening.share - _sampled_rows(experiment, measured) / pool.rows if screening else 1.0
     # Forward passes are each estimator's own; a backward pass serves all.
-    tokens = (num_methods if forward else 1) * experiment.proxies.num_points * share * pool.tokens
+    tokens = (
+        (num_methods if forward else 1) * experiment.proxies.num_checkpoints * share * pool.tokens
+    )
     passes = FORWARD_PASSES * wanted if forward else BACKWARD_PASSES
     # A backward pass for scores reads at the speed of the directions' gradients.
     rate = speed.forward / passes if forward else 3 * speed.gradient / passes
     copies = 2 if forward else wanted * num_methods
-    columns = num_methods * (1 + experiment.proxies.num_points * (wanted + 1))
+    columns = num_methods * (1 + experiment.proxies.num_checkpoints * (wanted + 1))
     candidates = num_candidates(experiment, pool)
     activations = speed.activation_bytes * (0.3 if forward else 1.0)
     return Cost(
@@ -229,7 +231,7 @@ def _screening(experiment: Experiment, measured: Measured) -> Cost:
     if _screening_of(experiment, measured) is None:
         return Cost()
     rows = _sampled_rows(experiment, measured)
-    points = experiment.proxies.num_points * len(experiment.estimators)
+    points = experiment.proxies.num_checkpoints * len(experiment.estimators)
     tokens = FORWARD_PASSES * points * rows * pool.tokens / pool.rows
     table = tokens / FORWARD_PASSES * TABLE_BYTES
     return Cost(

@@ -12,8 +12,8 @@ from dsdm.baselines.config import BASELINE_NAMES, uses_proxies
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.multiplier import MethodCost, is_random, mean_cost
 from dsdm.experiment import Experiment
-from dsdm.pipeline import STAGES
-from dsdm.pipeline.run import compare_folder
+from dsdm.stages import STAGES
+from dsdm.stages.run import compare_folder
 
 BY_METHOD = ("directions", "screening", "scores", "baselines")
 """Stages whose folders hold one folder for each method."""
@@ -122,8 +122,8 @@ def own_cost(artifact: Path, stage: str) -> MethodCost:
     made in one pass for checkpoints of one estimator, which share it.
     """
     cost = load_cost(artifact)
-    parts = cost["made_with"] if stage == "directions" else 1.0
-    return MethodCost(cost["flops"] / parts, cost["seconds"] / parts)
+    parts = cost.made_with if stage == "directions" else 1.0
+    return MethodCost(cost.flops / parts, cost.seconds / parts)
 
 
 def _folders(run_folder: Path, stage: str) -> list[str]:

@@ -13,8 +13,8 @@ from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, multipliers
 from dsdm.experiment import Experiment
 from dsdm.pipeline.costs import compared_costs, training_cost
 from dsdm.pipeline.losses import load_losses
-from dsdm.pipeline.run import compare_folder
 from dsdm.report.parts import HELDOUT
+from dsdm.stages.run import compare_folder
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from dsdm.artifacts import (
 )
 from dsdm.errors import ArtifactError
 from dsdm.experiment import Experiment, load_recorded
-from dsdm.pipeline import STAGES
 from dsdm.pipeline.report_compared import chosen_parts, comparisons
 from dsdm.pipeline.report_examples import examples_browser
 from dsdm.pipeline.report_scores import (
@@ -26,13 +25,14 @@ from dsdm.pipeline.report_scores import (
     calibrations,
     load_scored_pool,
 )
-from dsdm.pipeline.run import compare_folder
 from dsdm.pipeline.screened import screened_selection
 from dsdm.pipeline.summary import REPORT
 from dsdm.report.compute_curves import AT_BUDGET
 from dsdm.report.data import plain_data
 from dsdm.report.parts import Selected, StageCost, TargetOverlap
 from dsdm.report.render import Report, render_report
+from dsdm.stages import STAGES
+from dsdm.stages.run import compare_folder
 
 FIGURES = "figures.json"
 EXPERIMENT = "experiment.yaml"
@@ -104,19 +104,17 @@ def stage_costs(run_folder: Path, experiment: Experiment) -> Iterator[StageCost]
         folder = compared if stage in IN_COMPARISON else run_folder
         costs = [load_cost(path.parent) for path in _finished(folder / stage)]
         if costs:
-            seconds, flops = (_spent(costs, name) for name in ("seconds", "flops"))
+            seconds, flops = (
+                sum(getattr(one, name) / one.made_with for one in costs)
+                for name in ("seconds", "flops")
+            )
             yield StageCost(stage, len(costs), seconds, flops, flops / training)
-
-
-def _spent(costs: Iterable[Mapping[str, float]], name: str) -> float:
-    """The sum, in which what one pass made together counts once."""
-    return sum(cost[name] / cost["made_with"] for cost in costs)
 
 
 def _training_flops(compared: Path) -> float:
     """Of one target model at the usual budget, the mean; NaN without any."""
     models = [path.parent for path in _finished(compared / "models")]
-    found = [load_cost(model)["flops"] for model in models if AT_BUDGET not in model.name]
+    found = [load_cost(model).flops for model in models if AT_BUDGET not in model.name]
     return sum(found) / len(found) if sum(found) else math.nan
 
 

@@ -9,10 +9,8 @@ from dsdm.artifacts import load_manifest
 from dsdm.evaluation.comparison import BASELINE, ComparedLoss, Losses
 from dsdm.evaluation.multiplier import ArmMultiplier
 from dsdm.experiment import Experiment
-from dsdm.pipeline.compare_stages import CANDIDATES
 from dsdm.pipeline.measured import MeasuredPart, measured_parts
 from dsdm.pipeline.report_scores import ScoredPool
-from dsdm.pipeline.run import compare_folder
 from dsdm.pipeline.summary import interval_note
 from dsdm.report.chosen import chosen_overlap, chosen_sources
 from dsdm.report.compute_curves import AT_BUDGET, compute_curves, compute_readings
@@ -20,6 +18,8 @@ from dsdm.report.figures import interval_plot
 from dsdm.report.figures_compute import compute_plot
 from dsdm.report.parts import ComparedTarget, Comparison, Figure
 from dsdm.report.transfer import transfer_matrices
+from dsdm.stages.making.compare import CANDIDATES
+from dsdm.stages.run import compare_folder
 
 MOST_SOURCES = 20
 

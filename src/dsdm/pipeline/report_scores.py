@@ -15,11 +15,11 @@ from dsdm.datamodel.calibration import load_calibration, load_exact
 from dsdm.datamodel.config import shrinkage_of
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.experiment import Experiment
-from dsdm.pipeline.scores_table import PREDICTED, PROVENANCE, SCORES, load_scores
-from dsdm.pipeline.select_stages import selected_candidates
 from dsdm.report.figures import score_by_length, score_histogram
 from dsdm.report.parts import Calibration, Figure, Matrix, SourceShare
 from dsdm.selection import Scores
+from dsdm.stages.making.selection import selected_candidates
+from dsdm.stages.scores_table import PREDICTED, PROVENANCE, SCORES, load_scores
 
 MOST_SOURCES = 40
 MOST_COLUMNS = 24
@@ -173,7 +173,7 @@ def scored_columns(names: Sequence[str]) -> list[str]:
 
 def _direction_folders(folder: Path, experiment: Experiment) -> Iterator[tuple[str, int, Path]]:
     for method in experiment.estimators:
-        for proxy in range(experiment.proxies.num_points):
+        for proxy in range(experiment.proxies.num_checkpoints):
             directions = folder / "directions" / method / str(proxy)
             if load_manifest(directions) is not None:
                 yield method, proxy, directions

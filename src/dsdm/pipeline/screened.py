@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from dsdm.artifacts import load_manifest
 from dsdm.evaluation.intervals import Interval, share_interval
 from dsdm.experiment import Experiment
-from dsdm.pipeline.score_stages import SCREENING, load_sample
-from dsdm.pipeline.scores_table import PREDICTED, SCORES
-from dsdm.pipeline.select_stages import selected_candidates
 from dsdm.selection.streaming import is_plain
+from dsdm.stages.making.scores import load_sample
+from dsdm.stages.making.selection import selected_candidates
+from dsdm.stages.scores_table import PREDICTED, SCORES
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Screened:
 def screened_selection(run_folder: Path, experiment: Experiment) -> Screened | None:
     """What the selection in a run's folder is worth; None where its pool was not screened."""
     method = experiment.selecting_estimator
-    folder, selection = run_folder / SCREENING / method, load_manifest(run_folder / "selection")
+    folder, selection = run_folder / "screening" / method, load_manifest(run_folder / "selection")
     manifests = [load_manifest(path) for path in (run_folder / "scores" / method).glob("[!.]*")]
     counts = [m.counts for m in manifests if m is not None and "scored" in m.counts]
     # Scores that are being made again have no whole file yet, beside the selection of before.

@@ -7,10 +7,10 @@ from dsdm.artifacts import load_manifest
 from dsdm.evaluation.comparison import BASELINE, ComparedLoss
 from dsdm.evaluation.multiplier import ArmMultiplier, trainings_text
 from dsdm.pipeline.measured import measured_parts
-from dsdm.pipeline.run import Run
-from dsdm.pipeline.scores_table import SCORES
 from dsdm.pipeline.screened import screened_selection
 from dsdm.report.parts import HELDOUT
+from dsdm.stages.run import Run
+from dsdm.stages.scores_table import SCORES
 
 REPORT = "report.html"
 

@@ -8,12 +8,12 @@ from dsdm.artifacts import check_contents
 from dsdm.config import as_dict
 from dsdm.errors import ArtifactError, ConfigError
 from dsdm.experiment import Experiment, load_recorded
-from dsdm.pipeline.data_stages import examples_work, overlap_work, tokenizer_work
-from dsdm.pipeline.run import Run
-from dsdm.pipeline.score_stages import first_sizes
-from dsdm.pipeline.select_stages import merged_scores_work, reselect_work
-from dsdm.pipeline.work import finished_counts, perform
+from dsdm.graph import Artifact, Graph, fingerprints, make_missing
 from dsdm.selection.rules import selected_share
+from dsdm.stages import STAGES
+from dsdm.stages.run import run_of
+from dsdm.stages.scores import merged_of, pool_sizes
+from dsdm.stages.selection import MAKING
 
 BUDGETS = ("tokens", "candidates", "fraction")
 
@@ -35,18 +35,51 @@ def reselect(
             has scored.
     """
     experiment = _load(scores, budget, overrides)
-    run = Run(experiment)
-    _require_scores(run)
-    chosen, dataset = reselect_work(run, experiment.selection, out)
-    for work in (chosen, dataset):
-        state, changes = work.state()
+    run = run_of(experiment, reads_pool=False)
+    graph = Graph(run, STAGES)
+    merged = merged_of(graph, run)
+    for needed in (*graph["tokenizer"], *graph["examples"], *graph["overlap"], merged):
+        check_contents(needed.path)
+    state, changes = merged.state()
+    if state != "done":
+        reason = f"{state} ({'; '.join(changes)})" if changes else state
+        raise ArtifactError(
+            f"{merged.path}: the run's scores are {reason}. Finish them with "
+            f"`dsdm run {run.folder / 'experiment.yaml'} --until scores`."
+        )
+    settings = {"selection": experiment.selection, "estimator": experiment.selecting_estimator}
+    chosen = Artifact(
+        "selection",
+        out / "selection",
+        settings,
+        fingerprints([merged]),
+        f"{MAKING}:choose",
+        run,
+        (experiment.selection,),
+    )
+    dataset = Artifact(
+        "dataset",
+        out / "dataset",
+        experiment.export,
+        fingerprints([chosen]),
+        f"{MAKING}:write_dataset",
+        run,
+        (chosen.path,),
+    )
+    for artifact in (chosen, dataset):
+        state, changes = artifact.state()
         if state == "stale":
             raise ArtifactError(
-                f"{work.path}: was made with other settings: {'; '.join(changes)}. "
+                f"{artifact.path}: was made with other settings: {'; '.join(changes)}. "
                 "Give another --out, or delete it."
             )
-        perform(work)
-    return _summary(finished_counts(chosen), dataset.path)
+        make_missing([artifact])
+    counts = chosen.counts()
+    share = counts["tokens"] / counts["pool_tokens"]
+    return (
+        f"{dataset.path}: {counts['candidates']:,} of {counts['pool_candidates']:,} candidates, "
+        f"{counts['tokens']:,} tokens ({share:.1%} of the pool's)."
+    )
 
 
 def _load(
@@ -70,7 +103,7 @@ def _load(
     replaced += [(f"selection.{name}", str(value)) for name, value in budget.items()]
     replaced += [(f"selection.{name.removeprefix('selection.')}", v) for name, v in overrides]
     # What was screened is decided, whatever another budget would have had screened.
-    sizes = first_sizes(Run(recorded))
+    sizes = pool_sizes(Graph(run_of(recorded, reads_pool=False), STAGES))
     screening = recorded.screening(*sizes)
     if screening is not None:
         unscreened = load_recorded(path, [*replaced, ("scores.screening", "null")])
@@ -82,24 +115,3 @@ def _load(
                 f"`dsdm run {path} --scores.screening null --redo scores`."
             )
     return load_recorded(path, [*replaced, ("scores.screening", json.dumps(as_dict(screening)))])
-
-
-def _require_scores(run: Run) -> None:
-    (merged,) = merged_scores_work(run)
-    for work in (*tokenizer_work(run), *examples_work(run), *overlap_work(run), merged):
-        check_contents(work.path)
-    state, changes = merged.state()
-    if state != "done":
-        reason = f"{state} ({'; '.join(changes)})" if changes else state
-        raise ArtifactError(
-            f"{merged.path}: the run's scores are {reason}. Finish them with "
-            f"`dsdm run {run.folder / 'experiment.yaml'} --until scores`."
-        )
-
-
-def _summary(counts: Mapping[str, int | float], dataset: Path) -> str:
-    share = counts["tokens"] / counts["pool_tokens"]
-    return (
-        f"{dataset}: {counts['candidates']:,} of {counts['pool_candidates']:,} candidates, "
-        f"{counts['tokens']:,} tokens ({share:.1%} of the pool's)."
-    )

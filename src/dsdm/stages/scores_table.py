@@ -248,7 +248,7 @@ def _shrunk(
     return table
 
 
-def drawn_at_levels(
+def shrunk_at_levels(
     folders: Sequence[Path], method: str, target: str, shrinkage: Shrinkage
 ) -> Float[np.ndarray, " candidates"]:
     """A method's scores for one target, drawn as `merge_scores` draws those for the mix.

@@ -1,0 +1,1 @@
+"""The calls that make each artifact: read finished ones, compute, write into a draft."""

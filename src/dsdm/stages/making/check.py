@@ -1,0 +1,358 @@
+"""Measures whether to trust the scores of the selecting estimator, and judges what was measured."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from dsdm.artifacts import Draft, load_manifest, write_json
+from dsdm.data.batches import Rows, Subset
+from dsdm.datamodel.calibration import load_calibration
+from dsdm.datamodel.config import MIX, TRAITS
+from dsdm.datamodel.directions import load_direction
+from dsdm.datamodel.estimate import direction_path
+from dsdm.datamodel.scoring import BACKWARD_PASSES, random_rows
+from dsdm.errors import ArtifactError
+from dsdm.lm.config import TrainConfig
+from dsdm.lm.model import flops_per_token, load_model
+from dsdm.lm.train import train
+from dsdm.progress import progress
+from dsdm.stages.check import BEFORE, PROBED, VERDICT
+from dsdm.stages.making.compare import EVALUATION_TOKENS
+from dsdm.stages.making.models import (
+    SUBSET,
+    derived_seed,
+    directions_seed,
+    replay_of,
+    training_folder,
+)
+from dsdm.stages.run import Run
+from dsdm.trust.groups import draw_groups, mean_score, training_order
+from dsdm.trust.halves import (
+    agreement_of_halves,
+    half_directions,
+    half_metagradients,
+    split_halves,
+    whole_target,
+)
+from dsdm.trust.measure import (
+    agreement_of_proxies,
+    combined_scores,
+    confounds_of,
+    gain_over_random,
+    probe_groups,
+    target_slopes,
+)
+from dsdm.trust.measured import Agreement, Check, Curvature, Measured, Probe, ProxyLoss
+from dsdm.trust.probe import (
+    mean_reductions,
+    probe_correlations,
+    probe_training,
+    reduction_reliability,
+    target_losses,
+)
+from dsdm.trust.proxies import curvature_of, unigram_entropy
+from dsdm.trust.reliability import agreement, mixed
+from dsdm.trust.sample import (
+    ProxySample,
+    columns_under,
+    load_sample,
+    other_rows,
+    proxy_loss,
+    sample_proxy,
+    save_sample,
+    spread_out,
+)
+from dsdm.trust.slopes import correlation, row_slopes
+from dsdm.trust.verdict import judge
+
+CHECK = "check.json"
+SAMPLE = "sample.npz"
+HALVES = "halves.npz"
+LOSSES = "losses.npz"
+ORDER = "order.npy"
+UNIGRAM_ROWS = 20_000
+"""Of a proxy's training rows, to count tokens in."""
+MIN_UNSEEN = 0.25
+"""Share of the sample from which on the probes keep to rows that their proxy has not seen."""
+
+
+def load_check(run_folder: Path) -> Check:
+    """The finished check of a run.
+
+    Raises:
+        ArtifactError: there is none, or it can't be read.
+    """
+    path = run_folder / "check" / VERDICT / CHECK
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Check)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: is not there. Run `dsdm check`.") from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(f"{path}: can't be read ({error}). Run `dsdm check` again.") from error
+
+
+def sample(run: Run, draft: Draft, number: int) -> None:
+    """What one proxy says of the sample."""
+    experiment, config, model = run.experiment, run.experiment.check, run.proxy(number)
+    folder = _directions(run, number)
+    rows = Subset(run.examples, _sampled_rows(run))
+    found = sample_proxy(
+        model,
+        {name: load_direction(direction_path(folder, name)) for name in (MIX, *run.weights)},
+        load_calibration(folder).steps,
+        rows,
+        _tune_rows(run),
+        experiment.directions,
+        experiment.scores,
+        config.exact_rows,
+    )
+    save_sample(found, draft.path / SAMPLE)
+    trained_on = Subset(run.examples, np.load(run.models / "proxies" / str(number) / SUBSET))
+    some = random_rows(trained_on, UNIGRAM_ROWS, _seed(run, "unigram", number))
+    draft.counts.update(rows=len(rows.indices), unigram=unigram_entropy(some))
+    passes = 4.0 + BACKWARD_PASSES
+    row_flops = flops_per_token(model, int(rows.lengths.max()))
+    draft.flops += passes * float(rows.lengths.sum()) * row_flops
+
+
+def measure_halves(run: Run, draft: Draft) -> None:
+    """Scores of the sample along the directions of random halves of each target."""
+    experiment, model = run.experiment, run.proxy(PROBED)
+    estimator, directions = experiment.selecting_estimator, experiment.directions
+    targets = run.targets("fit")
+    halves = {name: split_halves(rows, _seed(run, name)) for name, rows in targets.items()}
+    curvature, is_other = _curvature_rows(run)
+    with progress("check/halves", None, "tokens") as advance:
+        if TRAITS[estimator].of_training:
+            replay, checkpoints = replay_of(run, PROBED), experiment.proxies.checkpoints
+            found = half_metagradients(replay, checkpoints, directions, halves, advance)
+            tokens = replay.passes(2 * len(halves)) * replay.num_tokens
+        else:
+            found = half_directions(model, estimator, directions, halves, curvature, advance)
+            tokens = 6.0 * float(curvature.lengths.sum())
+    rows = Subset(run.examples, _sampled_rows(run))
+    arrays = {"is_other": np.array(is_other)}
+    for name, pair in found.items():
+        slopes = row_slopes(model, pair, rows, directions.output, experiment.scores)
+        arrays[f"first.{name}"], arrays[f"second.{name}"] = slopes.T
+        arrays[f"counts.{name}"] = np.array([len(half.indices) for half in halves[name]])
+    np.savez(draft.path / HALVES, allow_pickle=False, **arrays)
+    tokens += 4.0 * len(found) * float(rows.lengths.sum())
+    draft.flops += tokens * flops_per_token(model, int(rows.lengths.max()))
+
+
+def measure_before(run: Run, draft: Draft) -> None:
+    """The losses of the probed proxy on tune examples."""
+    _write_losses(run, run.proxy(PROBED), draft)
+
+
+def probe(run: Run, draft: Draft, number: int) -> None:
+    """Trains the probed proxy on one group of the sample, and measures its losses."""
+    rows, groups = _drawn_groups(run)
+    model, config = run.proxy(PROBED), _probe_train(run)
+    tokens = run.experiment.check.probe.steps * config.batch_tokens
+    among = Subset(run.examples, rows)
+    order = training_order(groups[number][1], among.lengths, tokens, _seed(run, "order", number))
+    # Beside the draft, which is deleted when a killed check begins again.
+    work = training_folder(draft)
+    with progress(f"check/probes/{number:02d}", tokens, "tokens") as advance:
+        result = train(
+            model, among, order, config, work=work, fingerprint=draft.fingerprint, advance=advance
+        )
+    np.save(draft.path / ORDER, order)
+    draft.counts.update(steps=result.steps, tokens=result.tokens)
+    draft.flops += result.flops
+    draft.seconds_before = result.seconds_before
+    _write_losses(run, model, draft)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def judge_measured(run: Run, draft: Draft) -> None:
+    """The verdict on what was measured."""
+    samples, rows = _samples(run), _sampled_rows(run)
+    seen = [_seen_rows(run, number) for number in range(len(samples))]
+    between_halves, between_curvatures = _agreement_of_halves(run, samples[PROBED])
+    measured = Measured(
+        method=run.experiment.selecting_estimator,
+        rows=len(rows),
+        curvature=_curvature(run),
+        proxies=_proxy_losses(run, samples, seen),
+        between_proxies=agreement_of_proxies(samples),
+        between_halves=between_halves,
+        between_curvatures=between_curvatures,
+        scorer=[correlation(one.scored, one.exact) for one in samples],
+        target_slopes=target_slopes(samples, run.experiment.check.seed),
+        confounds=confounds_of(samples, seen, run.examples.lengths[rows], _sources(run, rows)),
+        probe=_measured_probe(run, samples),
+    )
+    _write_check(measured, draft)
+
+
+def judge_failure(run: Run, draft: Draft, failure: str) -> None:
+    """The verdict where there are no scores to measure."""
+    estimator = run.experiment.selecting_estimator
+    _write_check(Measured(estimator, failure=failure, curvature=_curvature(run)), draft)
+
+
+def _write_check(measured: Measured, draft: Draft) -> None:
+    check = Check(measured, judge(measured))
+    write_json(draft.path / CHECK, msgspec.to_builtins(check))
+    draft.counts["trust"] = check.verdict.trust
+
+
+def _directions(run: Run, proxy: int) -> Path:
+    """The selecting estimator's directions at the end of a proxy's training."""
+    checkpoint = (proxy + 1) * run.experiment.proxies.checkpoints - 1
+    return run.models / "directions" / run.experiment.selecting_estimator / str(checkpoint)
+
+
+def _seed(run: Run, *purpose: object) -> int:
+    return derived_seed(run.experiment.seed, "check", run.experiment.check.seed, *purpose)
+
+
+def _sampled_rows(run: Run) -> np.ndarray:
+    """The rows of the pool that the check looks at, sorted."""
+    rows = run.usable_rows
+    rng = np.random.default_rng(_seed(run, "rows"))
+    drawn = rng.choice(len(rows), min(run.experiment.check.rows, len(rows)), replace=False)
+    return rows.originals(np.sort(drawn))
+
+
+def _seen_rows(run: Run, number: int) -> np.ndarray:
+    """Which of the sampled rows a proxy was trained on."""
+    return np.isin(_sampled_rows(run), np.load(run.models / "proxies" / str(number) / SUBSET))
+
+
+def _samples(run: Run) -> list[ProxySample]:
+    folder = run.folder / "check" / "samples"
+    return [load_sample(folder / str(i) / SAMPLE) for i in range(run.experiment.proxies.count)]
+
+
+def _tune_rows(run: Run) -> dict[str, Rows]:
+    """Some examples of each target's tune part."""
+    most = run.experiment.check.tune_examples
+    return {
+        name: Subset(rows, spread_out(len(rows.lengths), most))
+        for name, rows in run.targets("tune").items()
+    }
+
+
+def _curvature_rows(run: Run) -> tuple[Subset, bool]:
+    """Rows for another curvature than the run's, or the run's own where the pool has no others."""
+    pool, directions = run.usable_rows, run.experiment.directions
+    own = random_rows(pool, directions.curvature_rows, directions_seed(run, PROBED))
+    other = other_rows(own.indices, len(pool), _seed(run, "curvature"))
+    return (own, False) if other is None else (Subset(pool, other), True)
+
+
+def _drawn_groups(run: Run) -> tuple[np.ndarray, list[Any]]:
+    """The sampled rows that the probes may train on, and their groups as positions among them."""
+    rows, scores = _sampled_rows(run), combined_scores(_samples(run))[MIX]
+    unseen = ~_seen_rows(run, PROBED)
+    if unseen.mean() >= MIN_UNSEEN:
+        rows, scores = rows[unseen], scores[unseen]
+    config, seed = run.experiment.check.probe, _seed(run, "groups")
+    return rows, draw_groups(scores, run.examples.lengths[rows], config.groups, config.share, seed)
+
+
+def _probe_train(run: Run) -> TrainConfig:
+    experiment = run.experiment
+    row_tokens = experiment.examples.row_tokens
+    return probe_training(experiment.check.probe, experiment.proxies.train, row_tokens)
+
+
+def _write_losses(run: Run, model: Any, draft: Draft) -> None:
+    losses = target_losses(model, _tune_rows(run), EVALUATION_TOKENS)
+    named = {f"losses.{name}": values for name, values in losses.items()}
+    np.savez(draft.path / LOSSES, allow_pickle=False, **named)
+
+
+def _load_losses(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path / LOSSES, allow_pickle=False) as arrays:
+        return columns_under("losses.", arrays)
+
+
+def _curvature(run: Run) -> Curvature | None:
+    experiment, tokenizer = run.experiment, run.tokenizer
+    # Its sizes alone are read: a proxy may not be there.
+    model = load_model(experiment.model, vocab_size=tokenizer.vocab_size, eos=tokenizer.eos, seed=0)
+    estimator, rows = experiment.selecting_estimator, run.examples.num_rows
+    return curvature_of(model, estimator, experiment.directions, rows)
+
+
+def _counts(folder: Path) -> dict[str, Any]:
+    manifest = load_manifest(folder)
+    assert manifest is not None, f"{folder} is finished before it is judged"
+    return manifest.counts
+
+
+def _proxy_losses(
+    run: Run, samples: Sequence[ProxySample], seen: Sequence[np.ndarray]
+) -> list[ProxyLoss]:
+    lengths = run.examples.lengths[_sampled_rows(run)]
+    return [
+        proxy_loss(
+            one,
+            lengths,
+            seen[number],
+            training=float(_counts(run.models / "proxies" / str(number))["loss"]),
+            unigram=float(_counts(run.folder / "check" / "samples" / str(number))["unigram"]),
+        )
+        for number, one in enumerate(samples)
+    ]
+
+
+def _agreement_of_halves(run: Run, probed: ProxySample) -> tuple[list[Agreement], Agreement | None]:
+    """The agreement between halves of the targets, and between samples for the curvature."""
+    with np.load(run.folder / "check" / "halves" / HALVES, allow_pickle=False) as arrays:
+        first, second = (columns_under(f"{half}.", arrays) for half in ("first", "second"))
+        counts = {n: c.tolist() for n, c in columns_under("counts.", arrays).items()}
+        is_other = bool(arrays["is_other"])
+    whole = mixed(whole_target(first, second, counts), run.weights)
+    has_other = is_other and _curvature(run) is not None
+    other = agreement(MIX, [probed.scores[MIX], whole], 1) if has_other else None
+    return agreement_of_halves(first, second, run.weights), other
+
+
+def _sources(run: Run, rows: np.ndarray) -> np.ndarray:
+    """A number for the source of each row."""
+    names = np.empty(len(rows), object)
+    candidates = run.examples.candidate_of_row[rows]
+    for shard in run.examples.shards:
+        local = candidates - shard.first_candidate
+        inside = (local >= 0) & (local < shard.num_candidates)
+        if inside.any():
+            column = run.examples.candidates_table(shard)["source"]
+            names[inside] = column.take(pa.array(local[inside])).to_pylist()
+    return np.unique(names.astype(str), return_inverse=True)[1]
+
+
+def _measured_probe(run: Run, samples: Sequence[ProxySample]) -> Probe:
+    config, weights = run.experiment.check, run.weights
+    folder = run.folder / "check" / "probes"
+    rows, groups = _drawn_groups(run)
+    folders = [folder / f"{number:02d}" for number in range(len(groups))]
+    before, after = _load_losses(folder / BEFORE), [_load_losses(path) for path in folders]
+    reductions = mean_reductions(before, after)
+    # Each group's mean score for the mix and each target, as it was trained on.
+    among, lengths = np.isin(_sampled_rows(run), rows), run.examples.lengths[rows]
+    orders = [np.load(path / ORDER) for path in folders]
+    scores = {
+        name: np.array([mean_score(values[among], lengths, order) for order in orders])
+        for name, values in combined_scores(samples).items()
+    }
+    tokens = sum(_counts(path)["tokens"] for path in folders)
+    return Probe(
+        groups=probe_groups(groups, scores[MIX], reductions),
+        gain=gain_over_random(groups, reductions, config.seed),
+        correlations=probe_correlations(scores, reductions, weights, config.seed),
+        reliability=reduction_reliability(before, after, weights, config.seed),
+        steps=config.probe.steps,
+        tokens=tokens,
+        share_of_proxy=tokens / _counts(run.models / "proxies" / str(PROBED))["tokens"],
+    )

@@ -1,0 +1,273 @@
+"""Screens and scores the pool, and merges the scores of its shards."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dsdm.artifacts import Draft, write_json
+from dsdm.data.batches import Rows
+from dsdm.data.examples import Shard
+from dsdm.data.sequences import AllBut, Subset
+from dsdm.datamodel.calibration import load_calibration
+from dsdm.datamodel.config import MIX, ScreeningConfig
+from dsdm.datamodel.directions import load_direction
+from dsdm.datamodel.estimate import direction_path
+from dsdm.datamodel.score_shard import SCRATCH, Estimated, Point, score_shard
+from dsdm.datamodel.scoring import FORWARD_PASSES
+from dsdm.datamodel.screening import (
+    MOST_SAMPLED,
+    Tables,
+    contexts_of,
+    fit_tables,
+    load_tables,
+    token_slopes,
+)
+from dsdm.lm.model import flops_per_token
+from dsdm.progress import Advance, progress
+from dsdm.stages.making.models import derived_seed
+from dsdm.stages.making.topics import group_of_candidate
+from dsdm.stages.run import Run
+from dsdm.stages.scores import MERGED
+from dsdm.stages.scores_table import (
+    SCORES,
+    Combination,
+    Levels,
+    Shrinkage,
+    candidate_means,
+    merge_scores,
+    write_scores,
+)
+from dsdm.stages.topics import shrinkages
+
+SAMPLE = "sample.npz"
+"""File of a screening: the rows of its sample, their exact scores and what the rest predicted."""
+CUT = "screening.json"
+CUT_CANDIDATES = 50_000
+"""Candidates that say how high the best share of the predictions begins."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Candidates that were drawn at random and scored exactly, whatever is predicted of them."""
+
+    rows: np.ndarray
+    """Sorted numbers of their rows, shape (rows,)."""
+    exact: Float[np.ndarray, "rows checkpoints"]
+    """The rows' scores."""
+    scores: Float[np.ndarray, " candidates"]
+    """The candidates' own."""
+    predicted: Float[np.ndarray, " candidates"]
+    """What tables of the other candidates predict of them."""
+    cut: float
+    """Candidates that are predicted to score as much or more are scored exactly."""
+
+
+def load_sample(folder: Path) -> Sample:
+    """What a finished screening has drawn."""
+    cut: float = json.loads((folder / CUT).read_text(encoding="utf-8"))["cut"]
+    with np.load(folder / SAMPLE) as arrays:
+        rows, exact, scores, predicted = (
+            arrays[name] for name in ("rows", "exact", "scores", "predicted")
+        )
+    return Sample(rows, exact, scores, predicted, cut)
+
+
+def combination_of(run: Run) -> Combination:
+    """How an estimator's columns become one score."""
+    return Combination(run.checkpoint_weights, run.weights)
+
+
+def screen(run: Run, draft: Draft, estimator: str, screening: ScreeningConfig) -> None:
+    """Learns tables from the exact scores of a random sample, and where the best begin."""
+    experiment, examples = run.experiment, run.examples
+    usable = AllBut(examples, examples.num_candidates, run.dropped)
+    seed = derived_seed(experiment.seed, "screening")
+    rng = np.random.default_rng(seed)
+    count = min(max(1, round(screening.sample * len(usable))), MOST_SAMPLED)
+    drawn = np.sort(rng.choice(len(usable), count, replace=False))
+    rows = examples.rows_of(usable.originals(drawn))
+    sample = Subset(examples, rows)
+    checkpoints = range(experiment.proxies.num_checkpoints)
+    with progress(f"screening/{estimator}", len(checkpoints) * len(rows), "rows") as advance:
+        slopes = np.stack(
+            [_token_slopes(run, estimator, i, sample, draft, advance) for i in checkpoints], 1
+        )
+    contexts = contexts_of(sample)
+    owners = np.unique(examples.candidate_of_row[rows], return_inverse=True)[1]
+    tables, predicted = fit_tables(contexts, slopes, seed, owners)
+    tables.save(draft.path)
+    exact = contexts.means(slopes)
+    scores, unseen = (
+        _candidate_means(run, _combined(run, estimator, values), rows)
+        for values in (exact, predicted)
+    )
+    np.savez(draft.path / SAMPLE, rows=rows, exact=exact, scores=scores, predicted=unseen)
+    # Tables predict their own sample too well to say where the best begin.
+    others = AllBut(examples, len(usable), drawn)
+    seen = np.sort(rng.choice(len(others), min(CUT_CANDIDATES, len(others)), replace=False))
+    wanted = max(0, round(screening.share * len(usable)) - count)
+    candidates = usable.originals(others.originals(seen))
+    cut = _cut(run, estimator, tables, candidates, wanted / len(others)) if len(others) else 0.0
+    write_json(draft.path / CUT, {"cut": cut})
+    draft.counts.update(candidates=count, rows=len(rows))
+
+
+def score(run: Run, drafts: Mapping[str, Draft], number: int, is_screened: bool) -> None:
+    """Scores one shard for several estimators, by their names."""
+    shard = run.examples.shards[number]
+    scratch = next(iter(drafts.values())).path
+    is_predicted = None
+    if is_screened:
+        (estimator,) = drafts  # forward passes are each estimator's own
+        columns, flops, is_predicted = _screened_columns(run, shard, number, estimator, scratch)
+    else:
+        columns, flops = _exact_columns(run, shard, number, list(drafts), scratch)
+    for estimator, draft in drafts.items():
+        own = {n: column for n, column in columns.items() if n.split(".", 1)[0] == estimator}
+        path = draft.path / SCORES
+        num_lines = write_scores(run.examples, shard, own, path, combination_of(run), is_predicted)
+        draft.counts.update(candidates=num_lines, columns=len(own))
+        if is_predicted is not None:
+            draft.counts.update(rows=shard.num_rows, scored=int((~is_predicted).sum()))
+        draft.flops = flops
+    for file in scratch.glob(f"*{SCRATCH}"):
+        file.unlink()
+
+
+def merge(run: Run, draft: Draft) -> None:
+    """Writes the scores of all shards and estimators as one table."""
+    folder = run.folder / "scores"
+    shards = [
+        [folder / estimator / shard.folder for estimator in run.experiment.estimators]
+        for shard in run.pool.shards
+    ]
+    path = draft.path / SCORES
+    draft.counts["candidates"] = merge_scores(shards, path, shrinkage_of_run(run))
+
+
+def merged_table(run: Run) -> Path:
+    """The finished table of all scores."""
+    return run.folder / "scores" / MERGED / SCORES
+
+
+def shrinkage_of_run(run: Run) -> Shrinkage | None:
+    """How scores are shrunk towards the means of their groups; None: not at all."""
+    by_estimator = shrinkages(run)
+    if not by_estimator:
+        return None
+    group = group_of_candidate(run)
+    is_counted = np.ones(len(group), bool)
+    is_counted[run.dropped] = False
+    levels = None
+    if run.experiment.scores.group_means_from == "first":
+        weights, each = run.checkpoint_weights, run.experiment.proxies.checkpoints
+        is_first = np.arange(len(weights)) % each == 0
+        between, within = (np.where(one, weights, 0.0) for one in (is_first, ~is_first))
+        levels = Levels(between / between.sum(), within / within.sum())
+    return Shrinkage(by_estimator, group, is_counted, levels)
+
+
+def _combined(
+    run: Run, estimator: str, columns: Float[np.ndarray, "rows checkpoints"]
+) -> np.ndarray:
+    """The scores for the mix, of those at each checkpoint."""
+    named = {f"{estimator}.{i}.{MIX}": column for i, column in enumerate(columns.T)}
+    return combination_of(run).score(estimator, named)
+
+
+def _cut(run: Run, estimator: str, tables: Tables, candidates: np.ndarray, share: float) -> float:
+    """What the best share of some candidates is predicted to reach."""
+    rows = run.examples.rows_of(candidates)
+    values = _combined(run, estimator, tables.predict(Subset(run.examples, rows)))
+    return float(np.quantile(_candidate_means(run, values, rows), 1 - share))
+
+
+def _candidate_means(
+    run: Run, values: Float[np.ndarray, " rows"], rows: np.ndarray
+) -> Float[np.ndarray, " candidates"]:
+    """Of the candidates that rows belong to, in their order."""
+    owners, at = np.unique(run.examples.candidate_of_row[rows], return_inverse=True)
+    return candidate_means(values, run.examples.lengths_of(rows), at, len(owners))
+
+
+def _token_slopes(
+    run: Run, estimator: str, number: int, sample: Rows, draft: Draft, advance: Advance
+) -> Float[np.ndarray, " tokens"]:
+    """Of the sample's tokens, along the direction of the mix at one checkpoint."""
+    experiment, model = run.experiment, run.checkpoint(number)
+    folder = run.models / "directions" / estimator / str(number)
+    direction = load_direction(direction_path(folder, MIX), model.device)
+    row_flops = flops_per_token(model, int(sample.lengths.max()))
+    draft.flops += FORWARD_PASSES * float(sample.lengths.sum()) * row_flops
+    step = load_calibration(folder).steps[MIX]
+    settings, output = step.settings(experiment.scores), experiment.directions.output
+    return token_slopes(model, direction, sample, output, step.step, settings, advance)
+
+
+def _exact_columns(
+    run: Run, rows: Rows, number: int, estimators: list[str], scratch: Path
+) -> tuple[dict[str, np.ndarray], float]:
+    """Scores of rows by ESTIMATOR.CHECKPOINT.TARGET, and their FLOPs."""
+    experiment = run.experiment
+    checkpoints = [
+        Point(partial(run.checkpoint, i), run.checkpoint_folder(i))
+        for i in range(experiment.proxies.num_checkpoints)
+    ]
+    with progress(f"scores/{'+'.join(estimators)}/{number:05d}", None, "rows") as advance:
+        return score_shard(
+            rows,
+            Estimated(run.models / "directions", estimators, run.weights),
+            checkpoints,
+            experiment.directions.output,
+            experiment.scores,
+            scratch,
+            advance,
+        )
+
+
+def _screened_columns(
+    run: Run, shard: Shard, number: int, estimator: str, scratch: Path
+) -> tuple[dict[str, np.ndarray], float, Bool[np.ndarray, " rows"]]:
+    """As `_exact_columns` for a shard's rows, predicted below the cut, and which rows those are.
+
+    All rows of a candidate are scored exactly, or none.
+    """
+    folder = run.models / "screening" / estimator
+    sample = load_sample(folder)
+    predicted = load_tables(folder).predict(shard).astype(np.float32)
+    here = slice(*np.searchsorted(sample.rows, [shard.first_row, shard.first_row + shard.num_rows]))
+    known = sample.rows[here] - shard.first_row
+    if run.packed != run.shared:  # the sample is of the run's own pool
+        here, known = slice(0, 0), known[:0]
+    is_wanted = _above(run, shard, _combined(run, estimator, predicted), sample.cut)
+    is_wanted[known] = False
+    wanted = np.flatnonzero(is_wanted)
+    exact: dict[str, np.ndarray] = {}
+    flops = 0.0
+    if len(wanted):
+        rows = Subset(shard, wanted)
+        exact, flops = _exact_columns(run, rows, number, [estimator], scratch)
+    columns = {}
+    for checkpoint, column in enumerate(predicted.T):
+        name = f"{estimator}.{checkpoint}.{MIX}"
+        column[known] = sample.exact[here, checkpoint]
+        if name in exact:
+            column[wanted] = exact[name]
+        columns[name] = column
+    is_predicted = ~is_wanted
+    is_predicted[known] = False
+    return columns, flops, is_predicted
+
+
+def _above(run: Run, shard: Shard, values: np.ndarray, cut: float) -> Bool[np.ndarray, " rows"]:
+    """Which rows are of candidates that are predicted to reach the cut."""
+    if run.examples.unit == "row":
+        return np.asarray(values >= cut)
+    documents = np.asarray(shard.rows["document"])
+    means = candidate_means(values, shard.lengths, documents, shard.num_documents)
+    return np.asarray(means[documents] >= cut)

@@ -1,0 +1,111 @@
+"""The stages that score candidates: what is learned to screen them by, and the scores."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from dsdm.datamodel.config import TRAITS, ScreeningConfig, scored_targets, scores_forward
+from dsdm.graph import Artifact, Graph, fingerprints
+from dsdm.stages.data import usable_pool
+from dsdm.stages.models import directions_of
+from dsdm.stages.run import Run
+from dsdm.stages.topics import shrinkages
+
+MAKING = "dsdm.stages.making.scores"
+MERGED = "all"
+"""Folder of the scores of every shard and estimator in one table."""
+
+
+def pool_sizes(graph: Graph) -> tuple[int, int]:
+    """Candidates and tokens of the packed pool; 0 before it is packed."""
+    sizes = Counter[str]()
+    for shard in graph["examples"]:
+        sizes.update({name: n for name, n in shard.counts().items() if isinstance(n, int)})
+    unit = "rows" if graph.run.experiment.examples.unit == "row" else "documents"
+    return sizes[unit], sizes["tokens"]
+
+
+def screening_of(graph: Graph) -> ScreeningConfig | None:
+    """What part of the pool is scored exactly; None: all of it."""
+    run: Run = graph.run
+    return run.experiment.screening(*pool_sizes(graph))
+
+
+def screening(graph: Graph) -> Iterator[Artifact]:
+    """For each estimator, what its scores are predicted by; nothing where all are computed."""
+    config = screening_of(graph)
+    if config is None:
+        return
+    for run in graph.run.replicates:
+        for estimator in run.experiment.estimators:
+            yield Artifact(
+                "screening",
+                run.models / "screening" / estimator,
+                config,
+                fingerprints(directions_of(graph, run, estimator)),
+                f"{MAKING}:screen",
+                run,
+                (estimator, config),
+                needs_model=True,
+            )
+
+
+def scores(graph: Graph) -> Iterator[Artifact]:
+    """For each estimator one file of scores a shard, and all of them in one table."""
+    for run in graph.run.replicates:
+        shards = list(_shards(graph, run))
+        yield from shards
+        yield _merged(graph, run, shards)
+
+
+def merged_of(graph: Graph, run: Run) -> Artifact:
+    """The table of all scores of a run or replicate."""
+    (found,) = [one for one in graph["scores"] if one.run is run and one.key == MERGED]
+    return found
+
+
+def _shards(graph: Graph, run: Run) -> Iterator[Artifact]:
+    screened = [one for one in graph["screening"] if one.run is run]
+    wanted = scored_targets([t.name for t in run.experiment.targets], run.experiment.scores)
+    # A forward pass serves one direction, a backward pass those of every estimator.
+    is_shared = not scores_forward(run.experiment.scores, len(wanted))
+    for estimator in run.experiment.estimators:
+        needed = directions_of(graph, run, estimator)
+        needed += [one for one in screened if one.path.name == estimator]
+        own = fingerprints(needed)
+        for shard, packed in zip(run.pool.shards, graph["examples"], strict=True):
+            folder = run.folder / "scores"
+            group = f"{folder / shard.folder}"
+            if not (is_shared and TRAITS[estimator].is_slope):
+                group = f"{folder / estimator / shard.folder}"
+            yield Artifact(
+                "scores",
+                folder / estimator / shard.folder,
+                {},
+                fingerprints([packed]) | own,
+                f"{MAKING}:score",
+                run,
+                (shard.number, bool(screened)),
+                key=estimator,
+                together=group,
+                needs_model=True,
+            )
+
+
+def _merged(graph: Graph, run: Run, shards: list[Artifact]) -> Artifact:
+    inputs = fingerprints([*shards, *graph["topics"]])
+    # Scores are shrunk in seconds, so by how much decides the table and not the shards.
+    by_estimator = shrinkages(run)
+    inputs["shrinkage"] = str(by_estimator)
+    inputs["group means from"] = run.experiment.scores.group_means_from
+    if by_estimator:
+        inputs |= usable_pool(graph)
+    return Artifact(
+        "scores",
+        run.folder / "scores" / MERGED,
+        {},
+        inputs,
+        f"{MAKING}:merge",
+        run,
+        key=MERGED,
+        remade="inputs",
+    )
