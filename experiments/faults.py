@@ -33,7 +33,7 @@ from small_run import (
     small_experiment,
 )
 
-from dsdm.stages import Workers
+from dsdm.stages import LOCAL, Workers
 
 DONE = "done.jsonl"
 MOST_STARTS = 30

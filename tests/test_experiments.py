@@ -11,8 +11,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from dsdm.data.target_files import read_jsonl_examples
-from dsdm.data.tasks import EXAMPLES
 from dsdm.evaluation.curve import Bounded, Estimate
 from dsdm.evaluation.multiplier import ArmMultiplier
 from dsdm.experiment import load_experiment
@@ -236,49 +234,6 @@ def test_a_figure_that_is_a_bound_is_written_as_one(
     assert row["bounds"] == ["at most", "at most", ""]
     assert pages.format_cell(row) == "≤ 1.00 [≤ 1.00, 1.25]"
     assert "| ≤ 1 | ≤ 1 to 1.25 |" in pages.format_row(row)
-
-
-def test_a_task_has_other_examples_than_those_that_are_measured(
-    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = script("compare/settings.py")
-    monkeypatch.setattr(settings, "PER_PART", 2)
-    compared = finished.experiment.compare
-    tasks = [msgspec.structs.replace(task, limit=4) for task in compared.heldout]
-    run = msgspec.structs.replace(
-        finished.experiment,
-        run=str(tmp_path / "run"),
-        compare=msgspec.structs.replace(compared, heldout=tuple(tasks)),
-    )
-    run_experiment(run, until="heldout")
-    for task, path in zip(tasks, settings.unmeasured_examples(run), strict=True):
-        measured = (tmp_path / "run" / "heldout" / task.name / EXAMPLES).read_text("utf-8")
-        others = read_jsonl_examples(str(path), " ", None)
-        assert not any(json.dumps(other.context) in measured for other in others)
-
-
-def test_what_a_setting_does_is_paired_by_seed() -> None:
-    settings = script("compare/settings.py")
-    losses = {
-        ("0", 0): 3.0,
-        ("0", 1): 4.0,
-        ("0.3", 0): 2.5,
-        ("0.3", 1): 3.7,
-        ("short", 1): 4.2,
-        ("pair", 0): 2.4,
-        ("pair", 1): 3.6,
-    }
-    lines = [
-        {"setting": name, "seed": seed, "kind": kind, "losses": {"a": loss + off, "b": loss - off}}
-        for (name, seed), loss in losses.items()
-        for kind, off in (("targets", 1.0), ("heldout", 2.0))
-    ]
-    rows = {row["name"]: row["value"] for row in settings.all_figures(lines)}
-    kinds = ("mix", "heldout_mean", "both")
-    expected = {f"shrinkage_tune.0.3.{kind}.minus_none": -0.4 for kind in kinds}
-    expected |= {f"proxies_tune.short.{kind}.minus_long": 0.5 for kind in kinds}
-    expected |= {f"proxies_tune.pair.{kind}.minus_long": -0.1 for kind in kinds}
-    assert rows == pytest.approx(expected)
 
 
 def test_what_is_measured_again_replaces_what_was(compare: ModuleType, tmp_path: Path) -> None:

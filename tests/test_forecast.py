@@ -15,6 +15,7 @@ from dsdm.forecast import calibration, forecast, pool_sample
 from dsdm.forecast.calibration import measure_speed
 from dsdm.forecast.inputs import Cost
 from dsdm.forecast.pool_sample import PoolSample, read_pool_sample
+from dsdm.stages import run_of
 from tests.conftest import VOCAB, tiny_model
 from tests.data.pools import texts
 from tests.tiny_runs import Dsdm, write_experiment

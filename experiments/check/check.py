@@ -13,6 +13,7 @@ first, is not made again: its proxies, and the models of random rows.
 """
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Iterator

@@ -31,9 +31,10 @@ from record import commit, figure, machine, read_lines, write_figures, write_lin
 from dsdm.evaluation.comparison import ALL_TARGETS, ComparedLoss, Losses, compare_losses
 from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, mean_cost, multipliers
 from dsdm.experiment import Experiment
+from dsdm.graph import Graph
 from dsdm.pipeline.costs import compared_costs
 from dsdm.pipeline.losses import load_losses
-from dsdm.stages import Workers, run_experiment
+from dsdm.stages import STAGES, Workers, run_experiment, run_of
 from dsdm.stages.run import compare_folder, evaluation_folder
 
 HERE = Path(__file__).parent
