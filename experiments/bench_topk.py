@@ -85,16 +85,18 @@ def _lines(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
 
 def _select(folder: str) -> None:
     """Selects as a run does, and writes down how long it took and how much memory."""
-    from dsdm.selection import SelectionConfig
-    from dsdm.selection.score_files import read_scores, write_chosen
-    from dsdm.selection.streaming import select_streaming
+    from dsdm.selection import SelectionConfig, select
+    from dsdm.selection.score_files import load_scores, write_chosen
 
     path = Path(folder) / "scores.parquet"
     peak, start, cpu = PeakMemory(), time.perf_counter(), time.process_time()
-    config = SelectionConfig(fraction=0.1)
-    chosen = select_streaming(read_scores(path, METHOD), config, method=METHOD)
+    scores = load_scores([path], METHOD, with_sources=False)
+    chosen = select(scores, SelectionConfig(fraction=0.1))
+    is_chosen = np.zeros(len(scores.values), bool)
+    is_chosen[chosen] = True
+    del scores, chosen
     middle = time.perf_counter()
-    write_chosen(path, PROVENANCE, METHOD, chosen.is_chosen, Path(folder) / "selection.parquet")
+    write_chosen(path, PROVENANCE, METHOD, is_chosen, Path(folder) / "selection.parquet")
     end = time.perf_counter()
     result = {
         "seconds": end - start,
@@ -103,7 +105,7 @@ def _select(folder: str) -> None:
         "cpu_seconds": time.process_time() - cpu,
         "gib": peak.stop() / 2**30,
         "file_gib": path.stat().st_size / 2**30,
-        "chosen": int(chosen.is_chosen.sum()),
+        "chosen": int(is_chosen.sum()),
     }
     (Path(folder) / "result.json").write_text(json.dumps(result))
 

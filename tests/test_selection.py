@@ -1,5 +1,6 @@
 import math
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -80,6 +81,28 @@ def greedy(scores, config, bottom=False):
             chosen.append(i)
             room -= costs[i]
     return sorted(chosen)
+
+
+@given(st.data(), pools(), st.booleans(), st.integers(1, 8))
+def test_the_choice_is_the_greedy_rule_whatever_is_sorted_at_a_time(data, pool, bottom, window):
+    scores = make_scores(*pool)
+    config = SelectionConfig(**data.draw(budgets(scores)))
+    with mock.patch("dsdm.selection.greedy.WINDOW", window):
+        assert select(scores, config, bottom=bottom).tolist() == greedy(scores, config, bottom)
+
+
+def test_a_plain_array_is_chosen_from_by_name_of_the_budget():
+    values, num_tokens = np.array([0.1, 0.9, 0.5, 0.7]), np.array([5, 5, 5, 5])
+    assert select(values, candidates=2).tolist() == [1, 3]
+    assert select(values, num_tokens=num_tokens, fraction=0.75).tolist() == [1, 2, 3]
+
+
+def test_what_is_refused_is_never_taken():
+    scores = make_scores([4.0, 3.0, 2.0, 1.0])
+    config = SelectionConfig(candidates=2, random_share=0.5)
+    for seed in range(5):
+        config = SelectionConfig(candidates=2, random_share=0.5, seed=seed)
+        assert not {0, 2} & set(select(scores, config, refused=np.array([0, 2])).tolist())
 
 
 @given(st.data(), pools(), st.booleans())

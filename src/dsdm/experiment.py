@@ -34,8 +34,7 @@ from dsdm.errors import ArtifactError, ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
-from dsdm.selection.rules import selected_share
-from dsdm.selection.streaming import is_plain
+from dsdm.selection.rules import decides_by_score, selected_share
 from dsdm.trust.config import CheckConfig
 
 SCREENED_FROM = 20_000
@@ -216,7 +215,9 @@ class Experiment(Config):
         screening, selection = self.scores.screening, self.selection
         if screening != AUTO:
             return screening
-        if num_candidates < SCREENED_FROM or not (self._is_screenable and is_plain(selection)):
+        if num_candidates < SCREENED_FROM or not (
+            self._is_screenable and decides_by_score(selection)
+        ):
             return None
         most = self._most_selected(selected_share(selection, num_candidates, num_tokens))
         return ScreeningConfig() if most <= MOST_SCREENED else None

@@ -18,8 +18,9 @@ from dsdm.experiment import Experiment
 from dsdm.report.figures import score_by_length, score_histogram
 from dsdm.report.parts import Calibration, Figure, Matrix, SourceShare
 from dsdm.selection import Scores
+from dsdm.selection.score_files import load_scores
 from dsdm.stages.making.selection import selected_candidates
-from dsdm.stages.scores_table import PREDICTED, PROVENANCE, SCORES, load_scores
+from dsdm.stages.scores_table import PREDICTED, PROVENANCE, SCORES
 
 MOST_SOURCES = 40
 MOST_COLUMNS = 24
@@ -127,7 +128,7 @@ def load_scored_pool(folder: Path, experiment: Experiment) -> ScoredPool | None:
     if manifest is None:
         return None
     scores = load_scores(
-        folder / "scores" / "all" / SCORES, experiment.selecting_estimator, manifest.fingerprint
+        [folder / "scores" / "all" / SCORES], experiment.selecting_estimator, manifest.fingerprint
     )
     selected = np.zeros(len(scores.values), bool)
     selection = load_manifest(folder / "selection")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from dsdm.artifacts import load_manifest
 from dsdm.evaluation.intervals import Interval, share_interval
 from dsdm.experiment import Experiment
-from dsdm.selection.streaming import is_plain
+from dsdm.selection.rules import decides_by_score
 from dsdm.stages.making.scores import load_sample
 from dsdm.stages.making.selection import selected_candidates
 from dsdm.stages.scores_table import PREDICTED, SCORES
@@ -69,7 +69,9 @@ def screened_selection(run_folder: Path, experiment: Experiment) -> Screened | N
     chosen = selection.counts["candidates"] / selection.counts["pool_candidates"]
     sample = load_sample(folder)
     is_best = sample.scores >= np.quantile(sample.scores, 1 - chosen)
-    decided_by_scores = is_plain(experiment.selection) and not experiment.selection.random_share
+    decided_by_scores = (
+        decides_by_score(experiment.selection) and not experiment.selection.random_share
+    )
     if not decided_by_scores or not is_best.any():
         return Screened(rows, scored, unscored, None, math.nan)
     is_found = sample.predicted >= sample.cut

@@ -1,24 +1,33 @@
-"""The greedy choice: best first, skipping what a rule forbids."""
+"""The greedy choice: best first, skipping what does not fit or what a rule forbids.
+
+Only as many candidates are sorted as the budget needs: a partition finds the score of the last of
+them. Beside scores and token counts it holds at most 8 bytes a candidate.
+"""
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from dsdm.selection.rules import Limits, SelectionConfig, make_limits
 from dsdm.selection.scores import Scores
-from dsdm.selection.streaming import take_best
 
-CHUNK = 65_536
+WINDOW = 1 << 16
+"""Fewest candidates that are sorted at a time."""
+OPEN, TAKEN, SKIPPED, REFUSED = range(4)
+"""Where a candidate stands."""
 
 
 def select(
-    scores: Scores,
-    config: SelectionConfig,
+    scores: Scores | np.ndarray,
+    config: SelectionConfig | None = None,
     *,
+    num_tokens: np.ndarray | None = None,
     bottom: bool = False,
+    refused: np.ndarray | None = None,
     is_refused: Callable[[int], bool] | None = None,
+    **rules: Any,
 ) -> np.ndarray:
     """Sorted unique candidate indices (int64) that fit the budget.
 
@@ -26,29 +35,40 @@ def select(
     budget or its source's cap is skipped. Floors are filled first, the random share last.
 
     Args:
-        scores: of every candidate.
-        config: the budget and the rules.
-        bottom: takes the worst instead of the best, as a control.
-        is_refused: asked last, only about a candidate that is taken unless it says yes.
+        scores: Of every candidate, higher = keep; a plain array of shape (candidates,) will do.
+        config: The budget and the rules; or give them by name, such as `fraction=0.05`.
+        num_tokens: Tokens in each candidate, for scores in a plain array; None: one each.
+        bottom: Takes the worst instead of the best, as a control.
+        refused: Candidates that are never taken.
+        is_refused: Asked last, only about a candidate that is taken unless it says yes.
 
     Raises:
         NumericalError: a score is NaN or infinite.
         DataError: the pool, or what a cap or floor needs of it, is smaller than the budget.
         ConfigError: a rule names a source that the pool lacks.
     """
+    if not isinstance(scores, Scores):
+        tokens = np.ones(len(scores), np.int64) if num_tokens is None else np.asarray(num_tokens)
+        scores = Scores(np.asarray(scores, np.float64), tokens)
+    config = SelectionConfig(**rules) if config is None else config
     if config.near_duplicates is not None and is_refused is None:
         raise ValueError("`near_duplicates` is set: select() needs `is_refused`.")
     scores.require_finite()
     limits = make_limits(scores, config)
-    basket = _Basket(limits, scores.sources, is_refused)
-    keys = _ranking_keys(scores.values, config, bottom)
+    basket = _Basket(limits, scores.sources, refused, is_refused)
+    ranking, is_rising = scores.values, bottom
+    if config.temperature > 0:
+        noise = np.random.default_rng([config.seed, 0]).gumbel(size=len(ranking))
+        spread = float(ranking.std(dtype=np.float64)) or 1.0
+        signed = ranking / spread if bottom else -ranking / spread
+        ranking, is_rising = signed - config.temperature * noise, True
     for source, least in limits.floors:
-        basket.take_enough(keys, source, least)
-    basket.fill(keys, limits.ranked)
+        basket.take_enough(ranking, is_rising, source, least)
+    basket.fill(ranking, is_rising, limits.ranked)
     if config.random_share > 0:
-        random_keys = np.random.default_rng([config.seed, 1]).random(len(keys))
-        basket.fill(random_keys, limits.budget)
-    return np.flatnonzero(basket.chosen)
+        order = np.random.default_rng([config.seed, 1]).random(len(ranking))
+        basket.fill(order, True, limits.budget)
+    return basket.chosen
 
 
 class _Basket:
@@ -58,103 +78,108 @@ class _Basket:
         self,
         limits: Limits,
         sources: np.ndarray,
+        refused: np.ndarray | None,
         is_refused: Callable[[int], bool] | None,
     ) -> None:
-        self.chosen = np.zeros(len(sources), bool)
-        self._used = 0
-        self._budget, self._costs, self._sources = limits.budget, limits.costs, sources
-        self._source_rooms = None if limits.source_rooms is None else limits.source_rooms.copy()
-        self._is_refused = is_refused
+        self._state = np.zeros(limits.num_candidates, np.uint8)
+        if refused is not None:
+            self._state[refused] = REFUSED
+        self._used, self._budget, self._costs = 0, limits.budget, limits.costs
+        self._sources, self._is_refused = sources, is_refused
+        self._rooms = None if limits.source_rooms is None else limits.source_rooms.copy()
 
-    def fill(self, keys: np.ndarray, limit: int) -> None:
-        """Takes what fits, smallest key first, up to `limit` of the budget.
+    @property
+    def chosen(self) -> np.ndarray:
+        """Sorted candidates that were taken."""
+        return np.flatnonzero(self._state == TAKEN)
 
-        Only as many candidates are sorted as the budget needs: sorting the pool would take most
-        of the time.
+    def fill(self, ranking: np.ndarray, is_rising: bool, limit: int) -> None:
+        """Takes what fits up to `limit` of the budget, in order of the ranking.
+
+        Args:
+            ranking: One number a candidate.
+            is_rising: Whether the smallest is taken first, or the largest.
+            limit: Of the budget, what is used already included.
         """
-        if self._source_rooms is None and self._is_refused is None:
-            blocks = partial(_blocks, keys, self._costs)
-            self._used += take_best(blocks, limit - self._used, self.chosen)
-            return
-        rest = np.flatnonzero(~self.chosen)
-        while len(rest := self._fitting(rest, limit - self._used)):
+        while (num_fitting := int((fits := self._fitting(limit - self._used)).sum())) > 0:
             room = limit - self._used
-            count = math.ceil(1.05 * room / max(float(self._costs[rest].mean()), 1.0))
-            first, rest = _split(rest, keys, max(count, CHUNK))
-            self._take(self._one_by_one(first, room))
+            mean_cost = 1.0 if self._costs is None else float(np.mean(self._costs, where=fits))
+            count = max(math.ceil(1.05 * room / max(mean_cost, 1.0)), WINDOW)
+            first = _first(ranking, is_rising, fits, count, num_fitting)
+            self._take(first, room, math.inf)
+            self._state[first[self._state[first] == OPEN]] = SKIPPED
+        # What did not fit here may fit into a larger limit.
+        self._state[self._state == SKIPPED] = OPEN
 
-    def take_enough(self, keys: np.ndarray, source: int, least: int) -> None:
-        """Takes from one source, smallest key first, until at least `least` is taken."""
-        members = np.flatnonzero((self._sources == source) & ~self.chosen)
-        order, _ = _split(members, keys, len(members))
-        self._take(self._one_by_one(order, self._budget - self._used, least))
+    def take_enough(self, ranking: np.ndarray, is_rising: bool, source: int, least: int) -> None:
+        """Takes from one source, in order of the ranking, until at least `least` is taken."""
+        fits = (self._state == OPEN) & (self._sources == source)
+        order = _first(ranking, is_rising, fits, len(fits), int(fits.sum()))
+        self._take(order, self._budget - self._used, float(least))
 
-    def _take(self, blocks: Iterator[np.ndarray]) -> None:
-        for block in blocks:
-            self.chosen[block] = True
-            self._used += int(self._costs[block].sum())
+    def _fitting(self, room: int) -> np.ndarray:
+        """Which open candidates the budget and the caps have room for."""
+        fits = self._state == OPEN
+        if room < 1:
+            fits[:] = False
+        elif self._costs is not None:
+            fits &= self._costs <= room
+        if self._rooms is not None:
+            costs = 1 if self._costs is None else self._costs
+            fits &= costs <= self._rooms[self._sources]
+        return fits
 
-    def _one_by_one(
-        self, order: np.ndarray, room: int, enough: float | int = math.inf
-    ) -> Iterator[np.ndarray]:
-        """Blocks of candidates to take, every rule asked.
-
-        The slow twin of `take_best`: the same where there are no caps and no near-duplicates.
-        """
-        used = 0
-        for start in range(0, len(order), CHUNK):
-            block = self._fitting(order[start : start + CHUNK], room - used)
-            taken = []
-            for candidate, cost in zip(block.tolist(), self._costs[block].tolist(), strict=True):
-                if used < enough and used + cost <= room and self._admits(candidate, cost):
-                    taken.append(candidate)
-                    used += cost
-            yield np.array(taken, np.int64)
-
-    def _fitting(self, candidates: np.ndarray, room: int) -> np.ndarray:
-        """Those that the budget and the caps have room for."""
-        fitting: np.ndarray = candidates[self._costs[candidates] <= room]
-        if self._source_rooms is not None:
-            source_rooms = self._source_rooms[self._sources[fitting]]
-            fitting = fitting[self._costs[fitting] <= source_rooms]
-        return fitting
+    def _take(self, order: np.ndarray, room: int, enough: float) -> None:
+        """Takes candidates in their order while they fit, until `enough` is taken."""
+        costs = np.ones(len(order), np.int64) if self._costs is None else self._costs[order]
+        if self._rooms is None and self._is_refused is None and enough == math.inf:
+            while len(order):
+                totals = np.cumsum(costs, dtype=np.int64)
+                length = int(np.searchsorted(totals, room, side="right"))
+                if length:
+                    room -= int(totals[length - 1])
+                    self._used += int(totals[length - 1])
+                    self._state[order[:length]] = TAKEN
+                # A run ends at the first that no longer fits; all like it go with it.
+                fits = costs[length:] <= room
+                order, costs = order[length:][fits], costs[length:][fits]
+            return
+        taken = 0
+        for candidate, cost in zip(order.tolist(), costs.tolist(), strict=True):
+            if taken >= enough:
+                return
+            if taken + cost <= room and self._admits(candidate, cost):
+                self._state[candidate] = TAKEN
+                taken += cost
+                self._used += cost
 
     def _admits(self, candidate: int, cost: int) -> bool:
-        """Whether its cap has room and it is no near-duplicate; it then counts as taken."""
-        rooms, source = self._source_rooms, self._sources[candidate]
-        if rooms is not None and cost > rooms[source]:
+        """Whether its cap has room and nobody refuses it; it then counts as taken."""
+        source = self._sources[candidate]
+        if self._rooms is not None and cost > self._rooms[source]:
             return False
         if self._is_refused is not None and self._is_refused(candidate):
             return False
-        if rooms is not None:
-            rooms[source] -= cost
+        if self._rooms is not None:
+            self._rooms[source] -= cost
         return True
 
 
-def _split(candidates: np.ndarray, keys: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` of `candidates` with the smallest keys, in order, and the rest as they were.
-
-    Candidates with the key of the last one come along, so that ties keep the order of index.
-    """
-    own = keys[candidates]
-    if count < len(own):
-        is_first = own <= np.partition(own, count - 1)[count - 1]
-        candidates, rest, own = candidates[is_first], candidates[~is_first], own[is_first]
+def _first(
+    ranking: np.ndarray, is_rising: bool, fits: np.ndarray, count: int, num_fitting: int
+) -> np.ndarray:
+    """The first `count` of the candidates that fit, in order of ranking and index."""
+    if count >= num_fitting:
+        first = np.flatnonzero(fits)
     else:
-        rest = candidates[:0]
-    return candidates[np.argsort(own, kind="stable")], rest
-
-
-def _blocks(keys: np.ndarray, costs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for start in range(0, len(keys), CHUNK):
-        yield keys[start : start + CHUNK], costs[start : start + CHUNK]
-
-
-def _ranking_keys(values: np.ndarray, config: SelectionConfig, bottom: bool) -> np.ndarray:
-    """One number a candidate; the smallest is taken first."""
-    keys = values if bottom else -values
-    if config.temperature > 0:
-        noise = np.random.default_rng([config.seed, 0]).gumbel(size=len(keys))
-        spread = float(keys.std(dtype=np.float64)) or 1.0
-        keys = keys / spread - config.temperature * noise
-    return keys
+        own = ranking[fits]
+        last = count - 1 if is_rising else num_fitting - count
+        own.partition(last)
+        edge = own[last]
+        del own
+        is_before = ranking < edge if is_rising else ranking > edge
+        before = np.flatnonzero(is_before & fits)
+        ties = np.flatnonzero((ranking == edge) & fits)[: count - len(before)]
+        first = np.concatenate([before, ties])
+    own = ranking[first]
+    return first[np.argsort(own if is_rising else -own, kind="stable")]

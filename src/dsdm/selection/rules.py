@@ -53,8 +53,9 @@ class SelectionConfig(Config, frozen=True):
 class Limits:
     """What a configuration comes to for one pool, in tokens or candidates as the budget is."""
 
-    costs: np.ndarray
-    """What each candidate takes of the budget."""
+    num_candidates: int
+    costs: np.ndarray | None
+    """What each candidate takes of the budget; None: 1 each."""
     budget: int
     ranked: int
     """The part of the budget that floors and scores may use; what is left goes by chance."""
@@ -72,14 +73,17 @@ def make_limits(scores: Scores, config: SelectionConfig) -> Limits:
         DataError: the pool has less than the budget, a cap or a floor asks for.
     """
     _require_sources(scores, config)
-    costs = scores.num_tokens if config.candidates is None else np.ones(len(scores.values), int)
-    totals = np.zeros(len(scores.source_names), np.int64)
-    np.add.at(totals, scores.sources, costs)
-    budget = budget_of(config, len(scores.values), int(scores.num_tokens.sum()))
+    costs = scores.num_tokens if config.candidates is None else None
+    num_tokens = int(scores.num_tokens.sum(dtype=np.int64))
+    budget = budget_of(config, len(scores.values), num_tokens)
+    totals = np.zeros(0)
+    if config.source_cap is not None or config.source_floor:
+        totals = np.bincount(scores.sources, costs, len(scores.source_names)).astype(np.int64)
     return Limits(
+        num_candidates=len(scores.values),
         costs=costs,
         budget=budget,
-        ranked=ranked_part(config, budget),
+        ranked=budget - math.floor(_exact(config.random_share) * budget),
         source_rooms=_source_rooms(config, scores.source_names, totals, budget),
         floors=_floors(config, scores.source_names, totals, budget),
     )
@@ -120,9 +124,10 @@ def selected_share(
     return config.fraction or 0.0
 
 
-def ranked_part(config: SelectionConfig, budget: int) -> int:
-    """The part of the budget that is not filled at random."""
-    return budget - math.floor(_exact(config.random_share) * budget)
+def decides_by_score(config: SelectionConfig) -> bool:
+    """Whether scores and the budget alone decide, but for a random share."""
+    is_ruled = config.source_cap is not None or config.near_duplicates is not None
+    return not (is_ruled or config.source_floor or config.temperature > 0)
 
 
 def _source_rooms(

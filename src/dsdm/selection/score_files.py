@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dsdm.errors import ArtifactError
-from dsdm.selection.streaming import Block, Read
+from dsdm.selection.scores import Scores
 
 ROWS = 1 << 16
 """Lines that are read at once."""
@@ -34,18 +34,36 @@ def storage(schema: pa.Schema) -> dict[str, Any]:
     return {"use_dictionary": repeated or False, "column_encoding": encodings or None}
 
 
-def read_scores(path: Path, method: str) -> Read:
-    """Reads the scores of one method, or of one METHOD.PROXY.TARGET, with the token counts.
+def load_scores(
+    paths: Sequence[Path], method: str, fingerprint: str = "", *, with_sources: bool = True
+) -> Scores:
+    """The scores in one column of a scores file, or of several as of one.
 
-    Reading raises ArtifactError where the file is damaged or lacks the column.
+    Args:
+        paths: The files, in order.
+        method: Name of the column.
+        fingerprint: Identifies what was scored and how.
+        with_sources: Whether sources are read too: 4 bytes a candidate beside 8.
+
+    Raises:
+        ArtifactError: a file is damaged or lacks the column.
     """
-
-    def blocks() -> Iterator[Block]:
-        columns = [method, "num_tokens"]
+    count = sum(_num_lines(path) for path in paths)
+    values, num_tokens = np.empty(count, np.float32), np.empty(count, np.int32)
+    sources = np.empty(count if with_sources else 0, np.int32)
+    names: dict[str, int] = {} if with_sources else {"": 0}
+    columns, first = ["num_tokens", method, *(["source"] if with_sources else [])], 0
+    for path in paths:
         for batch in _batches(path, columns, None):
-            yield batch[method].to_numpy(), batch["num_tokens"].to_numpy()
-
-    return blocks
+            here = slice(first, first + len(batch))
+            values[here] = batch[method].to_numpy()
+            num_tokens[here] = batch["num_tokens"].to_numpy()
+            if with_sources:
+                told = batch["source"]
+                codes = [names.setdefault(name, len(names)) for name in told.dictionary.to_pylist()]
+                sources[here] = np.array(codes, np.int32)[told.indices.to_numpy()]
+            first += len(batch)
+    return Scores(values, num_tokens, sources, tuple(names), method, "mix", fingerprint)
 
 
 def write_chosen(
@@ -67,6 +85,13 @@ def write_chosen(
             first += len(batch)
             table = pa.Table.from_batches([lines]).rename_columns(writer.schema.names)
             writer.write_table(table.cast(writer.schema))
+
+
+def _num_lines(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path}: scores can't be read ({error}).") from error
 
 
 def _batches(

@@ -15,7 +15,6 @@ from dsdm.data.examples import Examples, Shard
 from dsdm.datamodel.config import MIX, TRAITS
 from dsdm.datamodel.shrinkage import GroupMoments, shrunk
 from dsdm.errors import ArtifactError
-from dsdm.selection import Scores
 from dsdm.selection.score_files import storage
 
 SCORES = "scores.parquet"
@@ -272,25 +271,6 @@ def shrunk_at_levels(
         means.append(moments.means())
     worth, means_within = means
     return shrunk(both[1], group, means_within, shrinkage.of(method), worth)
-
-
-def load_scores(path: Path, method: str, fingerprint: str) -> Scores:
-    """The scores of one method, or of one METHOD.PROXY.TARGET, in a scores file."""
-    try:
-        columns = ["source", "num_tokens", method]
-        table = pq.read_table(path, columns=columns, read_dictionary=["source"])
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"{path}: scores of {method!r} can't be read ({error}).") from error
-    sources = table["source"].unify_dictionaries().combine_chunks()
-    return Scores(
-        values=table[method].to_numpy(),
-        num_tokens=table["num_tokens"].to_numpy().astype(np.int64),
-        sources=sources.indices.to_numpy().astype(np.int32),
-        source_names=tuple(sources.dictionary.to_pylist()),
-        method=method,
-        target="mix",
-        fingerprint=fingerprint,
-    )
 
 
 def _read_beside(folders: Sequence[Path]) -> Iterator[pa.Table]:

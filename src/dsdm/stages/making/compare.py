@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -25,11 +26,12 @@ from dsdm.lm.model import load_saved
 from dsdm.lm.train import epoch_order
 from dsdm.progress import progress
 from dsdm.selection import Scores, SelectionConfig, select
+from dsdm.selection.score_files import load_scores
 from dsdm.stages.compare import LOSSES, baseline_folder
 from dsdm.stages.making.models import derived_seed, train_model
-from dsdm.stages.making.selection import refusal, run_scores, target_scores
+from dsdm.stages.making.selection import near_duplicates, run_scores, target_scores
 from dsdm.stages.run import Run
-from dsdm.stages.scores_table import SCORES, load_scores, write_candidate_scores
+from dsdm.stages.scores_table import SCORES, write_candidate_scores
 
 CANDIDATES = "candidates.npy"
 EVALUATION_TOKENS = 16384
@@ -166,7 +168,7 @@ def arm_scores(run: Run, arm: Arm) -> Scores:
     if arm.method in BASELINE_NAMES:
         folder = run.folder / "baselines" / baseline_folder(arm.method, arm.target)
         manifest = load_manifest(folder)
-        return load_scores(folder / SCORES, arm.method, manifest.fingerprint if manifest else "")
+        return load_scores([folder / SCORES], arm.method, manifest.fingerprint if manifest else "")
     if arm.target is None:
         return run_scores(run, arm.method or run.experiment.selecting_estimator)
     return target_scores(run, arm.method, arm.target)
@@ -197,8 +199,11 @@ def _chosen(run: Run, arm: Arm, seed: int) -> np.ndarray:
 def _select(
     run: Run, scores: Scores, config: SelectionConfig, *, is_top: bool, bottom: bool = False
 ) -> np.ndarray:
-    refuse = refusal(run, config, near_duplicates=is_top, also=held_out(run).tolist())
-    return select(scores, config, bottom=bottom, is_refused=refuse)
+    refused = np.union1d(run.dropped, held_out(run))
+    guard = near_duplicates(run, config) if is_top else None
+    if not is_top:
+        config = msgspec.structs.replace(config, near_duplicates=None)
+    return select(scores, config, bottom=bottom, refused=refused, is_refused=guard)
 
 
 def _sizes(run: Run) -> np.ndarray:

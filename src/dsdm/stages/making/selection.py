@@ -1,7 +1,7 @@
 """Chooses candidates by their scores, writes the dataset, and copies finished parts to a store."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,10 @@ from dsdm.data.near_duplicates import NearDuplicates
 from dsdm.data.stores import upload_folder
 from dsdm.progress import progress
 from dsdm.selection import Scores, SelectionConfig, select
-from dsdm.selection.score_files import read_scores, write_chosen
-from dsdm.selection.streaming import Chosen, is_plain, select_streaming
+from dsdm.selection.score_files import load_scores, write_chosen
 from dsdm.stages.making.scores import combination_of, merged_table, shrinkage_of_run
 from dsdm.stages.run import Run
-from dsdm.stages.scores_table import PROVENANCE, load_scores, shrunk_at_levels
+from dsdm.stages.scores_table import PROVENANCE, shrunk_at_levels
 
 SELECTION = "selection.parquet"
 
@@ -27,9 +26,7 @@ def run_scores(run: Run, estimator: str) -> Scores:
     """The scores of one estimator over the whole pool; dropped candidates are last."""
     path = merged_table(run)
     manifest = load_manifest(path.parent)
-    scores = load_scores(path, estimator, manifest.fingerprint if manifest else "")
-    if not len(run.dropped):
-        return scores
+    scores = load_scores([path], estimator, manifest.fingerprint if manifest else "")
     values = scores.values.copy()
     values[run.dropped] = values.min() - 1
     return dataclasses.replace(scores, values=values)
@@ -39,7 +36,7 @@ def target_scores(run: Run, estimator: str, target: str) -> Scores:
     """The scores of one estimator for one target alone, of all its checkpoints."""
     path = merged_table(run)
     names = [f"{estimator}.{i}.{target}" for i in range(run.experiment.proxies.num_checkpoints)]
-    columns = {name: load_scores(path, name, "") for name in names}
+    columns = {name: load_scores([path], name) for name in names}
     if run.experiment.scores.group_means_from == "all":
         values = combination_of(run).mean(
             estimator, target, {name: column.values for name, column in columns.items()}
@@ -60,39 +57,30 @@ def selected_candidates(folder: Path) -> np.ndarray:
     return np.asarray(table["candidate"].to_numpy())
 
 
-def refusal(
-    run: Run, config: SelectionConfig, *, near_duplicates: bool = True, also: Iterable[int] = ()
-) -> Callable[[int], bool] | None:
-    """Says of a candidate that is about to be taken whether it must not be; None: all may be.
-
-    Dropped candidates and those in `also` are refused whatever ranks them; near-duplicates of one
-    taken before, where the selection asks for it and `near_duplicates` is left on.
-    """
-    dropped = frozenset(run.dropped.tolist()) | frozenset(int(candidate) for candidate in also)
-    if config.near_duplicates is None and not dropped:
+def near_duplicates(run: Run, config: SelectionConfig) -> Callable[[int], bool] | None:
+    """Says of a candidate whether it is nearly a copy of one that was kept; None: not asked for."""
+    if config.near_duplicates is None:
         return None
-    if config.near_duplicates is None or not near_duplicates:
-        return dropped.__contains__
     examples, tokenizer = run.examples, run.tokenizer
     guard = NearDuplicates(lambda one: examples.text_of(one, tokenizer), config.near_duplicates)
-    return lambda candidate: candidate in dropped or guard.is_duplicate(candidate)
+    return guard.is_duplicate
 
 
 def choose(run: Run, draft: Draft, config: SelectionConfig) -> None:
     """Writes the candidates that are kept, with their scores."""
     path, estimator = merged_table(run), run.experiment.selecting_estimator
-    if is_plain(config):
-        read = read_scores(path, estimator)
-        chosen = select_streaming(read, config, method=estimator, refused=run.dropped)
-    else:
-        scores = run_scores(run, estimator)
-        chosen = Chosen.of(select(scores, config, is_refused=refusal(run, config)), scores)
-    write_chosen(path, PROVENANCE, estimator, chosen.is_chosen, draft.path / SELECTION)
+    is_ruled = config.source_cap is not None or bool(config.source_floor)
+    scores = load_scores([path], estimator, with_sources=is_ruled)
+    guard = near_duplicates(run, config)
+    chosen = select(scores, config, refused=run.dropped, is_refused=guard)
+    is_chosen = np.zeros(len(scores.values), bool)
+    is_chosen[chosen] = True
+    write_chosen(path, PROVENANCE, estimator, is_chosen, draft.path / SELECTION)
     draft.counts.update(
-        candidates=int(chosen.is_chosen.sum()),
-        tokens=chosen.num_tokens,
-        pool_candidates=len(chosen.is_chosen),
-        pool_tokens=chosen.pool_tokens,
+        candidates=len(chosen),
+        tokens=int(scores.num_tokens[chosen].sum(dtype=np.int64)),
+        pool_candidates=len(scores.values),
+        pool_tokens=int(scores.num_tokens.sum(dtype=np.int64)),
     )
 
 
