@@ -91,7 +91,7 @@ class _Basket:
     @property
     def chosen(self) -> np.ndarray:
         """Sorted candidates that were taken."""
-        return np.flatnonzero(self._state == TAKEN)
+        return np.asarray(np.flatnonzero(self._state == TAKEN))
 
     def fill(self, ranking: np.ndarray, is_rising: bool, limit: int) -> None:
         """Takes what fits up to `limit` of the budget, in order of the ranking.
