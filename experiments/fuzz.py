@@ -36,7 +36,7 @@ from dsdm.artifacts import MANIFEST, check_contents, load_cost, load_manifest, w
 from dsdm.data.documents import PoolConfig, list_pool_files, read_documents
 from dsdm.data.target_files import read_jsonl_examples
 from dsdm.errors import DsdmError
-from dsdm.experiment import load_experiment, load_recorded
+from dsdm.experiment import load_experiment
 
 MOST_SECONDS = 10.0
 MOST_BYTES = 1 << 30
@@ -256,7 +256,7 @@ def _read_target(folder: Path, content: bytes) -> None:
 def _read_yaml(folder: Path, content: bytes) -> None:
     path = folder / "experiment.yaml"
     path.write_bytes(content)
-    for load in (load_experiment, load_recorded):
+    for load in (load_experiment):
         load(path, [])
 
 

@@ -1,8 +1,10 @@
 """A whole experiment: the one file that composes every stage's settings."""
 
 import contextlib
-import hashlib
+import importlib
+import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ import msgspec
 
 from dsdm.artifacts import write_whole
 from dsdm.baselines.config import BASELINE_NAMES, BaselinesConfig
-from dsdm.config import Config, as_dict, load_config
+from dsdm.config import Config, as_dict, read_config
 from dsdm.data.export import ExportConfig
 from dsdm.data.pool import PoolConfig
 from dsdm.data.rows import ExamplesConfig
@@ -30,7 +32,7 @@ from dsdm.datamodel.config import (
     scores_forward,
     shrinkage_of,
 )
-from dsdm.errors import ArtifactError, ConfigError
+from dsdm.errors import ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
@@ -41,13 +43,14 @@ SCREENED_FROM = 20_000
 """Candidates in a pool that is screened unasked: with fewer, all are scored in minutes."""
 MOST_SCREENED = 0.1
 """Share of a pool up to which what is selected is known to survive screening (docs/method.md)."""
-DIGEST = b"# sha256 of the lines above: "
+BUDGETS = ("selection.tokens", "selection.candidates", "selection.fraction")
+"""Settings of which exactly one is given."""
+PLUGINS = "dsdm.plugins"
+"""Group of the entry points by which a package names a module that registers something."""
 
 
 class ProxiesConfig(Config):
     """The models that the datamodel is estimated on."""
-
-    LATER = frozenset({"checkpoints", "first_checkpoint", "moments", "tokens"})
 
     count: int = 2
     """How many; the scores' noise falls with it, the cost rises."""
@@ -111,6 +114,10 @@ class Experiment(Config):
     """Draws the proxies' subsets and initial weights."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is one."""
+    plugins: tuple[str, ...] = ()
+    """Python modules that register estimators, baselines or formats of your own, such as
+    `my_estimator` for my_estimator.py in the folder where `dsdm` is started. Naming a module runs
+    it."""
 
     def __post_init__(self) -> None:
         """Refuses settings that contradict each other."""
@@ -259,13 +266,45 @@ class Experiment(Config):
         return Path(self.run)
 
 
-def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Experiment:
-    """The experiment in a YAML file.
+def import_plugins(modules: Sequence[str] = ()) -> None:
+    """Imports the modules of installed packages' entry points, then `modules`.
 
     Raises:
-        ConfigError: a key is unknown, a value has the wrong type, or two settings conflict.
+        ConfigError: one of `modules` cannot be imported.
     """
-    experiment = load_config(path, Experiment, overrides)
+    for entry in entry_points(group=PLUGINS):
+        entry.load()
+    if modules and str(Path.cwd()) not in sys.path:
+        # Last, so that no file there takes the place of an installed module.
+        sys.path.append(str(Path.cwd()))
+    for name in modules:
+        advice = f"Name a module that is installed, or one in {Path.cwd()}, by its import path."
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"plugins: {name!r} is no name of a Python module. {advice}")
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"plugins: `{name}` cannot be imported ({error}). {advice}"
+            ) from error
+
+
+def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Experiment:
+    """The experiment in a YAML file; its plugins are imported first.
+
+    An override of one of the BUDGETS takes the place of the one in the file.
+
+    Raises:
+        ConfigError: a key is unknown, a value has the wrong type, two settings conflict, or a
+            plugin can't be imported.
+    """
+    file = read_config(path, overrides, BUDGETS)
+    plugins = file.content.get("plugins")
+    if isinstance(plugins, list):
+        import_plugins([name for name in plugins if isinstance(name, str)])
+    else:
+        import_plugins()  # `parse` refuses what is no list
+    experiment = file.parse(Experiment)
     _check_arms(experiment)
     return experiment
 
@@ -286,25 +325,6 @@ def _check_arms(experiment: Experiment) -> None:
             )
 
 
-def load_recorded(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Experiment:
-    """The experiment in the file that `save_experiment` wrote.
-
-    Raises:
-        ArtifactError: a bit of it is not what was written. Without the line that holds its digest,
-            as where someone wrote it by hand, it is taken as it is.
-        ConfigError: as `load_experiment`.
-    """
-    with contextlib.suppress(OSError):
-        content, _, digest = path.read_bytes().rpartition(DIGEST)
-        if content and digest.strip() != _digest(content):
-            raise ArtifactError(
-                f"{path}: is damaged: not what was written. Run `dsdm run` on your own experiment "
-                f"again, which writes it anew; where you changed it on purpose, delete the line "
-                f"{DIGEST.decode().strip()}."
-            )
-    return load_experiment(path, overrides)
-
-
 def record_experiment(experiment: Experiment, path: Path) -> None:
     """Writes what a run folder was made with.
 
@@ -313,8 +333,8 @@ def record_experiment(experiment: Experiment, path: Path) -> None:
     """
     if experiment.compare is None and path.exists():
         # One that fits the experiment no longer is let go.
-        with contextlib.suppress(ConfigError, ArtifactError):
-            compare = load_recorded(path).compare
+        with contextlib.suppress(ConfigError):
+            compare = load_experiment(path).compare
             recorded: Experiment = msgspec.structs.replace(experiment, compare=compare)
             _check_arms(recorded)
             experiment = recorded
@@ -323,9 +343,4 @@ def record_experiment(experiment: Experiment, path: Path) -> None:
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Writes the experiment as YAML that `load_experiment` reads, without the secrets of URLs."""
-    content = msgspec.yaml.encode(as_dict(experiment), order="sorted")
-    write_whole(path, content + DIGEST + _digest(content) + b"\n")
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest()[:16].encode()
+    write_whole(path, msgspec.yaml.encode(as_dict(experiment), order="sorted"))

@@ -24,8 +24,6 @@ class LoraConfig(Config):
 class ModelConfig(Config):
     """The model that is trained: a `transformers` causal language model."""
 
-    LATER = frozenset({"lora"})
-
     path: str | None = None
     """Folder or hub id of a model, or a .gguf file, whose weights are dequantised. Give this or
     `config`."""
@@ -49,8 +47,6 @@ class ModelConfig(Config):
 
 class TrainConfig(Config):
     """How a model is trained."""
-
-    LATER = frozenset({"batch_rows"})
 
     lr: float = 2e-3
     """Peak learning rate. 2e-3 suits 1-3M parameters; take 6e-4 for 125M."""

@@ -16,7 +16,7 @@ from dsdm.artifacts import (
     write_whole,
 )
 from dsdm.errors import ArtifactError
-from dsdm.experiment import Experiment, load_recorded
+from dsdm.experiment import Experiment, load_experiment
 from dsdm.pipeline.report_compared import chosen_parts, comparisons
 from dsdm.pipeline.report_examples import examples_browser
 from dsdm.pipeline.report_scores import (
@@ -65,7 +65,7 @@ def write_run_report(run_folder: Path) -> Path:
 
 def collect_report(run_folder: Path) -> Report:
     """What the finished artifacts of a run hold."""
-    experiment = load_recorded(run_folder / EXPERIMENT)
+    experiment = load_experiment(run_folder / EXPERIMENT)
     costs = list(stage_costs(run_folder, experiment))
     pool = load_scored_pool(run_folder, experiment)
     screened = screened_selection(run_folder, experiment)

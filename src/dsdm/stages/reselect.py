@@ -7,7 +7,7 @@ from pathlib import Path
 from dsdm.artifacts import check_contents
 from dsdm.config import as_dict
 from dsdm.errors import ArtifactError, ConfigError
-from dsdm.experiment import Experiment, load_recorded
+from dsdm.experiment import Experiment, load_experiment
 from dsdm.graph import Artifact, Graph, fingerprints, make_missing
 from dsdm.selection.rules import selected_share
 from dsdm.stages import STAGES
@@ -92,7 +92,7 @@ def _load(
             f"{scores}: is not the scores folder of a run: there is no {path}. Give RUN/scores, "
             "where RUN is the `run` folder of an experiment."
         )
-    recorded = load_recorded(path)
+    recorded = load_experiment(path)
     if recorded.folder.resolve() != folder.resolve():
         raise ArtifactError(
             f"{path}: says that the run's folder is {recorded.run}, which from here is not "
@@ -106,7 +106,7 @@ def _load(
     sizes = pool_sizes(Graph(run_of(recorded, reads_pool=False), STAGES))
     screening = recorded.screening(*sizes)
     if screening is not None:
-        unscreened = load_recorded(path, [*replaced, ("scores.screening", "null")])
+        unscreened = load_experiment(path, [*replaced, ("scores.screening", "null")])
         wanted = selected_share(unscreened.selection, *sizes)
         if wanted > screening.share:
             raise ConfigError(
@@ -114,4 +114,4 @@ def _load(
                 "were scored: the rest is predicted. Select less, or have all scored with "
                 f"`dsdm run {path} --scores.screening null --redo scores`."
             )
-    return load_recorded(path, [*replaced, ("scores.screening", json.dumps(as_dict(screening)))])
+    return load_experiment(path, [*replaced, ("scores.screening", json.dumps(as_dict(screening)))])
