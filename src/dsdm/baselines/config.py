@@ -64,8 +64,6 @@ class Bm25Config(Config):
 class BaselinesConfig(Config):
     """Methods to compare with."""
 
-    LATER = frozenset({"similarity"})
-
     dsir: DsirConfig = DsirConfig()
     """Importance weights of hashed n-grams (Xie et al., NeurIPS 2023)."""
     classifier: ClassifierConfig = ClassifierConfig()

@@ -31,8 +31,6 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 class PoolConfig(Config, frozen=True):
     """The candidates to choose from."""
 
-    LATER = frozenset({"messages", "prompt", "completion"})
-
     files: list[str]
     """Paths, globs, folders and fsspec URLs (s3://...), or `hf:ID`, `hf:ID:SPLIT` or
     `hf:ID:CONFIG:SPLIT` for a data set of the Hugging Face hub."""

@@ -31,8 +31,6 @@ EXAMPLES = "examples.jsonl"
 class TargetConfig(Config, frozen=True):
     """One target. Exactly one of `file`, `text` and `task` says where its examples are."""
 
-    LATER = frozenset({"chat"})
-
     name: str
     """What the target is called in folders, tables and plots."""
     file: str | None = None

@@ -52,8 +52,6 @@ Labels = Literal["data", "sampled"]
 class DirectionsConfig(Config):
     """How directions are estimated."""
 
-    LATER = frozenset({"smoothing", "tail"})
-
     estimators: tuple[str, ...] = ()
     """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature), `less` (Adam's
     moments instead of a curvature; the best target counts, not their mix), `metagradient` (the
@@ -120,8 +118,6 @@ class ScreeningConfig(Config):
 
 class ScoresConfig(Config):
     """How candidates are scored."""
-
-    LATER = frozenset({"cosine", "group_means_from", "screening", "shrinkage"})
 
     mode: Literal["auto", "forward", "backward"] = "auto"
     """`forward` for few directions, `backward` for many; `auto` takes the cheaper. Backward
