@@ -119,7 +119,7 @@ class _Basket:
 
     def _fitting(self, room: int) -> np.ndarray:
         """Which open candidates the budget and the caps have room for."""
-        fits = self._state == OPEN
+        fits: np.ndarray = self._state == OPEN
         if room < 1:
             fits[:] = False
         elif self._costs is not None:
