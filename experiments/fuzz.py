@@ -256,7 +256,7 @@ def _read_target(folder: Path, content: bytes) -> None:
 def _read_yaml(folder: Path, content: bytes) -> None:
     path = folder / "experiment.yaml"
     path.write_bytes(content)
-    for load in (load_experiment):
+    for load in load_experiment:
         load(path, [])
 
 

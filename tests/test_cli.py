@@ -126,7 +126,7 @@ def test_a_run_stops_after_the_stage_that_was_named(tiny: Path, dsdm: Dsdm) -> N
     assert dsdm("run", tiny, "--until", "targets")[0] == 0
     found = states(dsdm, tiny)
     assert found["targets/words"] == found["examples/00001"] == "done"
-    assert found["overlap"] == found["proxies/0"] == found["selection"] == "missing"
+    assert found["overlap/all"] == found["proxies/0"] == found["selection"] == "missing"
 
 
 def test_nothing_is_done_before_the_first_run(tiny: Path, dsdm: Dsdm) -> None:

@@ -11,14 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import writing
+from dsdm.data import packing
 from dsdm.data.documents import (
     Document,
     PoolConfig,
     Rejected,
+    list_pieces,
     list_pool_files,
     read_documents,
 )
-from dsdm.data.examples import Examples, ExamplesConfig, load_examples, pack_file
+from dsdm.data.duplicates import Duplicates, find_duplicates, load_duplicates
+from dsdm.data.examples import Examples, ExamplesConfig, Unit, load_examples
+from dsdm.data.formats import PIECE_BYTES
 from dsdm.data.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 
 WORDS = [
@@ -53,13 +57,15 @@ def write_jsonl(path: Path, records: Sequence[object]) -> Path:
     return path
 
 
-def read_all(config: PoolConfig) -> tuple[list[Document], list[Rejected]]:
+def read_all(
+    config: PoolConfig, piece_bytes: int = PIECE_BYTES
+) -> tuple[list[Document], list[Rejected]]:
     """All documents and all rejected records of a pool."""
     rejected: list[Rejected] = []
     documents = [
         document
-        for file in list_pool_files(config)
-        for document in read_documents(file, config, rejected.append)
+        for piece in list_pieces(list_pool_files(config), config, piece_bytes)
+        for document in read_documents(piece, config, rejected.append)
     ]
     return documents, rejected
 
@@ -69,16 +75,27 @@ def pack(
     pool: PoolConfig,
     tokenizer: Tokenizer,
     config: ExamplesConfig | None = None,
+    piece_bytes: int = PIECE_BYTES,
 ) -> list[Path]:
-    """Folders of the finished shards, one per file of the pool."""
+    """Folders of the finished shards, one per piece of the pool."""
     config = config or ExamplesConfig()
     done: list[Path] = []
-    for i, file in enumerate(list_pool_files(pool)):
+    for i, piece in enumerate(list_pieces(list_pool_files(pool), pool, piece_bytes)):
         path = folder / f"{i:05d}"
-        with writing(path, config=config, inputs={"file": file.url}) as draft:
-            pack_file(file, pool, config, tokenizer, done, draft)
+        listed = folder / f"rejected-{i:05d}.jsonl"
+        with writing(path, config=config, inputs={}) as draft:
+            packing.pack(piece, pool, config, tokenizer, draft.path, rejected_path=listed)
         done.append(path)
     return done
+
+
+def dedupe(
+    folder: Path, shards: Sequence[Path], unit: Unit, share: float = 1.0, **options: Any
+) -> Duplicates:
+    """The duplicates of finished shards."""
+    folder.mkdir(parents=True)
+    find_duplicates(shards, unit, share, folder, **options)
+    return load_duplicates(folder)
 
 
 def packed(
@@ -86,6 +103,9 @@ def packed(
     pool: PoolConfig,
     tokenizer: Tokenizer,
     config: ExamplesConfig | None = None,
+    piece_bytes: int = PIECE_BYTES,
 ) -> Examples:
     config = config or ExamplesConfig()
-    return load_examples(pack(folder, pool, tokenizer, config), config.unit)
+    shards = pack(folder, pool, tokenizer, config, piece_bytes)
+    found = dedupe(folder / "duplicates", shards, config.unit, pool.max_rejected_share)
+    return load_examples(shards, found, config.unit)

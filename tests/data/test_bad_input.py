@@ -16,8 +16,8 @@ import pytest
 import zstandard
 from fsspec.registry import _registry
 
-from dsdm.data import readers
-from dsdm.data.documents import PoolConfig, list_pool_files, read_original_rows
+from dsdm.data.documents import PoolConfig, list_pieces, list_pool_files, read_original_rows
+from dsdm.data.formats import jsonl
 from dsdm.errors import DataError
 from tests.data.pools import read_all, texts, write_jsonl
 from tests.data.pools import write_parquet as write
@@ -154,7 +154,7 @@ def test_bad_lines_of_json_are_rejected_with_their_row(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", lines)
     config = PoolConfig(files=[str(path)], max_document_bytes=200_000)
     documents, rejected = read_all(config)
-    assert [(d.text, d.file_row) for d in documents] == [("good", 0), ("also good", 12)]
+    assert [(d.text, d.row) for d in documents] == [("good", 0), ("also good", 12)]
     reasons = [(one.row, one.reason.split(":")[0]) for one in rejected]
     assert reasons == [
         (1, "not JSON"),
@@ -241,9 +241,9 @@ def test_original_rows_that_are_gone_are_named(tmp_path: Path) -> None:
     ]
     for path in paths:
         config = PoolConfig(files=[str(path)])
-        (file,) = list_pool_files(config)
+        (piece,) = list_pieces(list_pool_files(config), config)
         with pytest.raises(DataError, match=r"row 2 is no longer there.*changed since"):
-            list(read_original_rows(file, config, np.array([1, 2])))
+            list(read_original_rows([(piece, np.array([1, 2]))], config))
 
 
 class ClientError(Exception):
@@ -332,6 +332,6 @@ def test_an_error_of_ours_is_not_taken_for_one_of_a_local_file(
     def fail(line: bytes) -> None:
         raise KeyError("a mistake")
 
-    monkeypatch.setattr(readers, "_parse_json", fail)
+    monkeypatch.setattr(jsonl, "_parse", fail)
     with pytest.raises(KeyError, match="a mistake"):
         read_all(PoolConfig(files=[str(path)]))

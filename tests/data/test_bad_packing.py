@@ -33,15 +33,17 @@ def test_duplicate_ids_are_rejected_within_and_across_files(
     write_jsonl(tmp_path / "a.jsonl", [*records[:5], {"id": "3", "text": "another"}])
     write_jsonl(tmp_path / "b.jsonl", [*records[5:], {"id": "4", "text": "one more"}])
     config = PoolConfig(files=[str(tmp_path / "*.jsonl")], max_rejected_share=0.2)
-    shards = pack(tmp_path / "examples", config, tokenizer)
-    for shard, name, duplicate in ((shards[0], "a", "3"), (shards[1], "b", "4")):
-        (line,) = (shard / "rejected.jsonl").read_text().splitlines()
-        assert json.loads(line) == {
+    packed(tmp_path / "examples", config, tokenizer)
+    lines = (tmp_path / "examples" / "duplicates" / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {
             "file": str(tmp_path / f"{name}.jsonl"),
             "row": 5,
             "reason": "duplicate id",
             "excerpt": duplicate,
         }
+        for name, duplicate in (("a", "3"), ("b", "4"))
+    ]
 
 
 def test_ids_that_begin_anew_in_each_file_are_said_to_be_no_ids(
@@ -52,7 +54,9 @@ def test_ids_that_begin_anew_in_each_file_are_said_to_be_no_ids(
         write_jsonl(tmp_path / f"{name}.jsonl", records)
     files = [str(tmp_path / "*.jsonl")]
     with pytest.raises(DataError, match=r"set `pool\.id: null`"):
-        pack(tmp_path / "examples", PoolConfig(files=files), tokenizer)
+        packed(tmp_path / "examples", PoolConfig(files=files), tokenizer)
+    listed = tmp_path / "examples" / "rejected-duplicates.jsonl"
+    assert len(listed.read_text().splitlines()) == 5
     examples = packed(tmp_path / "numbered", PoolConfig(files=files, id=None), tokenizer)
     assert examples.num_candidates == 10
 
@@ -64,16 +68,6 @@ def test_ids_that_were_made_up_are_never_duplicates(tmp_path: Path, tokenizer: T
     config = PoolConfig(files=[str(tmp_path / "*" / "part.jsonl")])
     examples = packed(tmp_path / "examples", config, tokenizer)
     assert examples.num_candidates == 10
-
-
-def test_what_a_rejected_record_held_is_not_taken_for_a_duplicate(
-    tmp_path: Path, tokenizer: Tokenizer
-) -> None:
-    records = [{"id": "1", "text": "a"}, {"id": "1", "text": "b"}, {"id": "2", "text": "b"}]
-    path = write_jsonl(tmp_path / "a.jsonl", records)
-    config = PoolConfig(files=[str(path)], max_rejected_share=0.5)
-    examples = packed(tmp_path / "examples", config, tokenizer)
-    assert [examples.text_of(i, tokenizer) for i in range(2)] == ["a", "b"]
 
 
 def test_too_many_rejected_records_stop_the_run_and_are_kept(
@@ -105,5 +99,5 @@ def test_the_rejected_share_counts_records_outside_the_sample(
 
 def test_a_pool_that_packs_to_nothing_is_an_error(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write_parquet(tmp_path / "a.parquet", {"text": pa.array([], pa.string())})
-    with pytest.raises(DataError, match=r"no usable document: 1 file.*rejected\.jsonl"):
+    with pytest.raises(DataError, match=r"no usable document: 1 piece.*rejected\.jsonl"):
         packed(tmp_path / "examples", PoolConfig(files=[str(path)]), tokenizer)

@@ -16,6 +16,7 @@ from dsdm.config import parse_config
 from dsdm.data.documents import (
     PoolConfig,
     content_fingerprint,
+    list_pieces,
     list_pool_files,
     read_documents,
     read_original_rows,
@@ -74,9 +75,9 @@ def test_a_text_file_is_one_document_or_one_per_line(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"one\r\n\ntwo\nthree")
     (whole,) = read_all(one_pool(path))[0]
-    assert (whole.text, whole.id, whole.source) == ("one\r\n\ntwo\nthree", "notes#0", "notes")
+    assert (whole.text, whole.id, whole.source) == ("one\r\n\ntwo\nthree", None, "notes")
     lines = read_all(one_pool(path, text_documents="line"))[0]
-    assert [(d.text, d.file_row) for d in lines] == [("one", 0), ("two", 2), ("three", 3)]
+    assert [(d.text, d.row) for d in lines] == [("one", 0), ("two", 2), ("three", 3)]
 
 
 def test_files_are_read_through_fsspec_urls(tmp_path: Path) -> None:
@@ -85,7 +86,6 @@ def test_files_are_read_through_fsspec_urls(tmp_path: Path) -> None:
         file.write(source.read_bytes())
     documents, _ = read_all(PoolConfig(files=["memory://pool/*.parquet"]))
     assert [d.text for d in documents] == COLUMNS["text"]
-    assert documents[0].file == "memory:///pool/a.parquet"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -141,11 +141,10 @@ def test_ids_and_sources_default_to_the_name_of_the_file(tmp_path: Path) -> None
     records = [{"text": "a b"}, {"text": "c", "id": 7, "source": None}, {"text": "d", "id": ""}]
     path = write_jsonl(tmp_path / "crawl.jsonl.gz", records)
     documents, _ = read_all(one_pool(path))
-    assert [d.id for d in documents] == ["crawl#0", "7", "crawl#2"]
-    assert [d.has_own_id for d in documents] == [False, True, False]
+    assert [d.id for d in documents] == [None, "7", None]
     assert {d.source for d in documents} == {"crawl"}
     documents, _ = read_all(one_pool(path, id=None))
-    assert [d.id for d in documents] == ["crawl#0", "crawl#1", "crawl#2"]
+    assert [d.id for d in documents] == [None, None, None]
 
 
 def test_tokenized_rows_are_read_as_arrays(tmp_path: Path) -> None:
@@ -197,8 +196,8 @@ def test_original_rows_keep_all_columns(tmp_path: Path) -> None:
     jsonl = write_jsonl(tmp_path / "b.jsonl", [rows[0], b"", b"{broken", *rows[1:]])
     for path, chosen in ((parquet, [1, 2, 4]), (jsonl, [3, 4, 6])):
         config = one_pool(path)
-        (file,) = list_pool_files(config)
-        batches = list(read_original_rows(file, config, np.array(chosen)))
+        (piece,) = list_pieces(list_pool_files(config), config)
+        batches = list(read_original_rows([(piece, np.array(chosen))], config))
         got = [row for batch in batches for row in batch.to_pylist()]
         assert got == [rows[1], rows[2], rows[4]], path
 
@@ -206,8 +205,8 @@ def test_original_rows_keep_all_columns(tmp_path: Path) -> None:
 def test_original_rows_of_a_text_file_are_its_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
     config = one_pool(tmp_path / "a.txt", text_documents="line")
-    (file,) = list_pool_files(config)
-    (batch,) = read_original_rows(file, config, np.array([0, 2]))
+    (piece,) = list_pieces(list_pool_files(config), config)
+    (batch,) = read_original_rows([(piece, np.array([0, 2]))], config)
     assert batch.to_pylist() == [{"text": "one"}, {"text": "three"}]
 
 
@@ -218,8 +217,8 @@ def test_columns_of_several_types_or_always_empty_objects_become_json_text(tmp_p
         {"text": "c", "mixed": [3], "empty": None, "list": None},
     ]
     config = one_pool(write_jsonl(tmp_path / "a.jsonl", records))
-    (file,) = list_pool_files(config)
-    (batch,) = read_original_rows(file, config, np.arange(3))
+    (piece,) = list_pieces(list_pool_files(config), config)
+    (batch,) = read_original_rows([(piece, np.arange(3))], config)
     assert batch.to_pydict() == {
         "text": ["a", "b", "c"],
         "n": [1.0, 1.5, None],
@@ -234,11 +233,11 @@ def test_columns_of_several_types_or_always_empty_objects_become_json_text(tmp_p
 def test_all_batches_of_original_lines_have_one_schema(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dsdm.data.originals.BATCH_ROWS", 2)
+    monkeypatch.setattr("dsdm.data.formats.columns.BATCH_ROWS", 2)
     records = [{"text": "a", "n": i if i < 4 else i + 0.5} for i in range(6)] + [{"late": [1]}]
     config = one_pool(write_jsonl(tmp_path / "a.jsonl", records))
-    (file,) = list_pool_files(config)
-    table = pa.Table.from_batches(read_original_rows(file, config, np.arange(7)))
+    (piece,) = list_pieces(list_pool_files(config), config)
+    table = pa.Table.from_batches(read_original_rows([(piece, np.arange(7))], config))
     assert table["n"].to_pylist() == [0, 1, 2, 3, 4.5, 5.5, None]
     assert table["late"].to_pylist() == [None] * 6 + [[1]]
 
@@ -246,10 +245,10 @@ def test_all_batches_of_original_lines_have_one_schema(
 def test_a_row_reads_the_same_before_and_after_packing(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [b"not json", *ROWS, {"text": None}])
     config = one_pool(path)
-    (file,) = list_pool_files(config)
-    documents = list(read_documents(file, config, lambda rejected: None))
-    rows = np.array([d.file_row for d in documents])
-    (batch,) = read_original_rows(file, config, rows)
+    (piece,) = list_pieces(list_pool_files(config), config)
+    documents = list(read_documents(piece, config, lambda rejected: None))
+    rows = np.array([d.row for d in documents])
+    (batch,) = read_original_rows([(piece, rows)], config)
     assert batch["text"].to_pylist() == [d.text for d in documents]
 
 

@@ -13,15 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsdm.artifacts import Draft
 from dsdm.config import parse_config
-from dsdm.data.documents import PoolConfig, list_pool_files, read_documents
-from dsdm.data.examples import ExamplesConfig, load_examples, pack_file
-from dsdm.data.export import ExportConfig, export_dataset, require_writer
+from dsdm.data import export as exporting
+from dsdm.data.documents import PoolConfig, list_pieces, list_pool_files, read_documents
+from dsdm.data.examples import ExamplesConfig
+from dsdm.data.export import ExportConfig, require_writer
+from dsdm.data.export.jsonl import write_jsonl
 from dsdm.data.export.megatron import write_megatron
-from dsdm.data.export.tables import write_jsonl, write_parquet
+from dsdm.data.export.parquet import write_parquet
+from dsdm.data.formats import PIECE_BYTES
 from dsdm.data.tokenizer import TokenizerConfig, make_tokenizer
 from dsdm.errors import ConfigError, DataError
+from tests.data.pools import packed
 
 BOOKS = [
     {"id": f"book-{i}", "text": f"Chapter {i} tells of {'many ' * (i + 1)}ships.", "year": 1900 + i}
@@ -44,24 +47,16 @@ def files(tmp_path_factory):
     return folder
 
 
-def load_pool(folder, work, unit="document", **options):
+def load_pool(folder, work, unit="document", piece_bytes=PIECE_BYTES, **options):
     config = PoolConfig(files=[str(folder)], max_rejected_share=0.5, **options)
-    pool_files = list_pool_files(config)
-    texts = [
-        document.text for file in pool_files for document in read_documents(file, config, print)
-    ]
+    pieces = list_pieces(list_pool_files(config), config, piece_bytes)
+    texts = [d.text for piece in pieces for d in read_documents(piece, config, print)]
     tokenizer = make_tokenizer(TokenizerConfig(vocab_size=300), iter(texts))
-    shards = []
-    for number, file in enumerate(pool_files):
-        path = work / f"{number:05d}"
-        path.mkdir(parents=True)
-        examples_config = ExamplesConfig(unit=unit, row_tokens=8)
-        pack_file(file, config, examples_config, tokenizer, shards, Draft(path))
-        shards.append(path)
-    examples = load_examples(shards, unit)
+    examples_config = ExamplesConfig(unit=unit, row_tokens=8)
+    examples = packed(work, config, tokenizer, examples_config, piece_bytes)
     scores = np.linspace(-1, 1, examples.num_candidates)
     return SimpleNamespace(
-        examples=examples, scores=scores, files=pool_files, config=config, tokenizer=tokenizer
+        examples=examples, scores=scores, pieces=pieces, config=config, tokenizer=tokenizer
     )
 
 
@@ -77,19 +72,17 @@ def pool(files, tmp_path_factory):
 
 def export(pool, chosen, folder, **config):
     folder.mkdir(parents=True)
-    draft = Draft(folder)
     chosen = np.array(chosen, np.int64)
-    export_dataset(
+    return exporting.export(
         pool.examples,
         chosen,
         pool.scores[chosen],
-        pool.files,
+        pool.pieces,
         pool.config,
         pool.tokenizer,
         ExportConfig(**config),
-        draft,
+        folder,
     )
-    return draft
 
 
 def read_jsonl(folder):
@@ -192,12 +185,12 @@ def test_rows_come_with_tokens_text_and_provenance(files, tmp_path, format):
 
 def test_megatron_holds_the_tokens_of_each_candidate(any_pool, tmp_path):
     chosen = np.arange(0, any_pool.examples.num_candidates, 2)
-    draft = export(any_pool, chosen, tmp_path / "out", format="megatron")
+    counts = export(any_pool, chosen, tmp_path / "out", format="megatron")
     sequences, boundaries = read_megatron(tmp_path / "out")
     assert boundaries.tolist() == list(range(len(chosen) + 1))
     for sequence, candidate in zip(sequences, chosen, strict=True):
         np.testing.assert_array_equal(sequence, any_pool.examples.tokens_of(int(candidate)))
-    assert draft.counts == {"candidates": len(chosen), "tokens": sum(map(len, sequences))}
+    assert (counts.candidates, counts.tokens) == (len(chosen), sum(map(len, sequences)))
 
 
 @pytest.mark.parametrize(("vocab_size", "code", "itemsize"), [(65_536, 8, 2), (65_537, 4, 4)])
@@ -363,3 +356,20 @@ def test_an_unsorted_selection_is_misuse(pool, tmp_path):
 def test_an_unknown_setting_is_an_error(values):
     with pytest.raises(ConfigError):
         parse_config(values, ExportConfig, "run.yaml")
+
+
+def test_an_export_does_not_depend_on_where_the_pool_is_cut(tmp_path):
+    """One file has a column of several types, which no piece of it may decide alone."""
+    records = [{"text": f"text {i}", "n": i if i < 6 else str(i), "id": f"x{i}"} for i in range(12)]
+    (tmp_path / "pool").mkdir()
+    for name in ("a", "b"):
+        lines = [json.dumps(record) for record in records]
+        (tmp_path / "pool" / f"{name}.jsonl").write_text("\n".join(lines[name == "b" :]) + "\n")
+    for format in ("parquet", "jsonl"):
+        for piece_bytes in (40, 10_000):
+            work = tmp_path / f"{format}{piece_bytes}"
+            pool = load_pool(tmp_path / "pool", work / "examples", piece_bytes=piece_bytes)
+            assert (len(pool.pieces) > 2) == (piece_bytes == 40)
+            assert pool.examples.num_candidates == 12
+            export(pool, [0, 3, 7, 11], work / "out", format=format)
+        same_bytes(tmp_path / f"{format}40" / "out", tmp_path / f"{format}10000" / "out")

@@ -1,10 +1,30 @@
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from dsdm.data import overlap
-from dsdm.data.overlap import count_overlap
+from dsdm.data.overlap import (
+    DEFAULT_WORDS,
+    PieceOverlap,
+    TargetGrams,
+    TargetOverlap,
+    merge_overlaps,
+    overlap_of,
+)
 
 RNG = np.random.default_rng(0)
+
+
+def count_overlap(
+    targets: Mapping[str, Iterable[str]],
+    pool: Iterable[tuple[int, str]],
+    num_words: int = DEFAULT_WORDS,
+) -> dict[str, TargetOverlap]:
+    """What targets share with a pool that is one piece."""
+    grams = TargetGrams.of_texts(targets, num_words)
+    return merge_overlaps([(0, overlap_of(pool, grams))], grams)
 
 
 def make_text(num_words: int, vocabulary: int = 1_000_000) -> str:
@@ -66,3 +86,19 @@ def test_short_examples_and_empty_pools_overlap_nothing() -> None:
     found = count_overlap({"t": ["too short", ""]}, [(0, "too short"), (1, "")])["t"]
     assert (found.num_short, found.num_overlapping, len(found.candidates)) == (2, 0, 0)
     assert count_overlap({"t": [make_text(20)]}, [])["t"].num_overlapping == 0
+
+
+def test_no_candidate_over_pieces_is_lost(tmp_path: Path) -> None:
+    targets = {name: [make_text(n, 4) for n in (3, 8, 12)] for name in ("a", "b.mix")}
+    pool = [make_text(int(n), 5) for n in RNG.integers(1, 40, size=60)]
+    whole = count_overlap(targets, enumerate(pool), 4)
+    grams = TargetGrams.of_texts(targets, 4)
+    parts = []
+    for first, end in ((0, 7), (7, 7), (7, 40), (40, 60)):
+        path = tmp_path / f"{len(parts)}.npz"
+        overlap_of(enumerate(pool[first:end]), grams).save(path)
+        parts.append((first, PieceOverlap.load(path)))
+    merged = merge_overlaps(parts, grams)
+    for name in targets:
+        assert merged[name].candidates.tolist() == whole[name].candidates.tolist()
+        assert merged[name].num_overlapping == whole[name].num_overlapping

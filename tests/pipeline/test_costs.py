@@ -17,7 +17,7 @@ COSTS = {
     "examples/00000": 2,
     "examples/00001": 4,
     "targets/squad": 8,
-    "overlap": 16,
+    "overlap/all": 16,
     "proxies/0": 32,
     "proxies/1": 64,
     "directions/ekfac/0": 128,
@@ -65,7 +65,7 @@ def test_costs_are_added_up_by_stage_and_method(run):
         "tokenizer": cost(1),
         "examples": cost(6),
         "targets": cost(8),
-        "overlap": cost(16),
+        "overlap/all": cost(16),
         "proxies": cost(96),
         "directions/ekfac": cost(384),
         "directions/trak": cost(512),
@@ -140,7 +140,7 @@ def test_an_artifacts_own_cost_file_is_read(tmp_path):
 def test_a_finished_run_says_what_its_selection_took(tiny: Path):
     run = run_experiment(load_experiment(tiny), until="selection").folder
     found, costs = selection_cost(run, "ekfac"), measured_costs(run)
-    left_out = ("overlap", "scores/all")
+    left_out = ("overlap/all", "scores/all")
     total = sum((cost for name, cost in costs.items() if name not in left_out), MethodCost())
     assert found.flops == pytest.approx(total.flops)
     assert found.seconds == pytest.approx(total.seconds)

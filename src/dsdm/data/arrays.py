@@ -1,10 +1,10 @@
-"""Arrays on disk that grow at their end, and sets of hashes that are sorted arrays."""
+"""Arrays on disk that grow at their end or are mapped, and sets of hashes as sorted arrays."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import pyarrow as pa
 from numpy.lib import format as npy
 
 
@@ -48,31 +48,43 @@ class ArrayFile:
         npy.write_array_header_1_0(self._file, about)
 
 
-SPILLED_HASHES = 1 << 20
-"""New hashes that are held in memory; more go to files."""
-SPILL = ".spill.npy"
-"""How the names of those files end."""
+def map_array(path: Path) -> np.ndarray:
+    """The one-dimensional array in a .npy file, mapped; no file stays open for it.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it holds no such array, or not all of it.
+    """
+    with open(path, "rb") as file:
+        if npy.read_magic(file) != (1, 0):
+            raise ValueError(f"{path.name} is not a .npy file of version 1.0")
+        (length,), _, dtype = npy.read_array_header_1_0(file)
+        offset = file.tell()
+    if not length:
+        return np.empty(0, dtype)
+    with pa.memory_map(str(path)) as mapped:
+        # Arrow asks the system to read ahead all that is taken from it at once. The first byte
+        # keeps the whole file mapped, and no file open.
+        first = mapped.read_buffer(1)
+        size = mapped.size()
+    buffer = pa.foreign_buffer(first.address, size, first)
+    return np.frombuffer(buffer, dtype, length, offset)
 
 
-class SeenHashes:
-    """A set of 64-bit hashes, most of it in sorted files: of earlier ones, and of its own.
+class HashSet:
+    """A set of 64-bit hashes that takes 8 bytes for each.
 
-    New hashes are held in sorted runs, each at least twice as long as the next, so there are few;
-    what is more than SPILLED_HASHES goes to a file of its own beside the set's, so that memory does
-    not grow with the set.
+    It consists of sorted arrays, each at least twice as long as the next, so there are few.
     """
 
-    def __init__(self, earlier: Sequence[Path], path: Path) -> None:
-        """A set that is saved to `path`, where its scratch files lie too."""
-        self._path = path
-        self._earlier = [np.load(path, mmap_mode="r") for path in earlier]
-        self._spilled: list[np.ndarray] = []
+    def __init__(self) -> None:
+        """An empty set."""
         self._runs: list[np.ndarray] = []
 
     def contains(self, hashes: np.ndarray) -> np.ndarray:
         """Which of `hashes` (uint64) are in the set, as bool."""
         found = np.zeros(len(hashes), bool)
-        for run in (*self._earlier, *self._spilled, *self._runs):
+        for run in self._runs:
             found |= _is_in(run, hashes)
         return found
 
@@ -83,33 +95,6 @@ class SeenHashes:
             run = np.sort(np.concatenate([self._runs.pop(), run]))
         if len(run):
             self._runs.append(run)
-        if sum(map(len, self._runs)) >= SPILLED_HASHES:
-            self._spill()
-
-    def save(self) -> None:
-        """Writes the new hashes, sorted, and deletes the scratch files."""
-        with ArrayFile(self._path, np.dtype("<u8")) as file:
-            for part in self._sorted_parts():
-                file.append(part)
-        self._spilled = []
-        for scratch in self._path.parent.glob(f"{self._path.stem}-*{SPILL}"):
-            scratch.unlink()
-
-    def _spill(self) -> None:
-        scratch = self._path.with_name(f"{self._path.stem}-{len(self._spilled)}{SPILL}")
-        np.save(scratch, np.sort(np.concatenate(self._runs)))
-        self._spilled.append(np.load(scratch, mmap_mode="r"))
-        self._runs = []
-
-    def _sorted_parts(self) -> Iterator[np.ndarray]:
-        """All new hashes in order, about SPILLED_HASHES at a time: hashes are spread evenly."""
-        runs = [*self._spilled, *self._runs]
-        num_parts = max(1, sum(map(len, runs)) // SPILLED_HASHES)
-        bounds = [(part << 64) // num_parts for part in range(1, num_parts)]
-        cuts = [[0, *np.searchsorted(run, np.array(bounds, np.uint64)), len(run)] for run in runs]
-        for part in range(num_parts):
-            pieces = [run[cut[part] : cut[part + 1]] for run, cut in zip(runs, cuts, strict=True)]
-            yield np.sort(np.concatenate([np.zeros(0, np.uint64), *pieces]))
 
 
 def _is_in(run: np.ndarray, values: np.ndarray) -> np.ndarray:

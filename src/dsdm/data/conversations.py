@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dsdm.data.readers import excerpt_of
+from dsdm.data.formats import excerpt_of
 
 ASSISTANT = "assistant"
 

@@ -3,23 +3,29 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 
 from dsdm.data.conversations import BadRecordError, Conversation, parse_conversation
-from dsdm.data.originals import read_original_rows
-from dsdm.data.pool import PoolConfig, PoolFile, content_fingerprint, list_pool_files
-from dsdm.data.readers import Unreadable, excerpt_of, first_columns, missing_column, read_records
+from dsdm.data.files import Piece, PoolFile, pool_error, read_errors
+from dsdm.data.formats import FORMATS, Fields, Unreadable, excerpt_of
+from dsdm.data.pool import PoolConfig, content_fingerprint, list_pieces, list_pool_files
+from dsdm.errors import DataError
 
 __all__ = [
     "Document",
+    "Piece",
     "PoolConfig",
     "PoolFile",
+    "Reading",
     "Rejected",
     "content_fingerprint",
     "content_hash",
     "id_hash",
+    "list_pieces",
     "list_pool_files",
     "read_documents",
     "read_original_rows",
@@ -27,20 +33,17 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """One record of the pool, as text, as tokens or as a conversation."""
 
-    id: str
+    id: str | None
+    """As the pool gives it; None where it gives none."""
     source: str
-    file: str
-    file_row: int
-    """Position in its file, from 0, before anything is dropped."""
+    row: int
+    """Position in its piece, from 0, before anything is dropped."""
     text: str | None = None
     tokens: np.ndarray | None = None
     conversation: Conversation | None = None
-    has_own_id: bool = True
-    """False where the id was made of the file's name and row."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +52,57 @@ class Rejected:
 
     file: str
     row: int
+    """Position in its piece."""
     reason: str
     excerpt: str
 
 
+@dataclass
+class Reading:
+    """How far the reading of a piece has come."""
+
+    rows: int = 0
+    records: int = 0
+    """Rows but blank lines."""
+    num_bytes: int = 0
+    """Of the file's content, uncompressed."""
+
+
 def read_documents(
-    file: PoolFile, config: PoolConfig, reject: Callable[[Rejected], None]
+    piece: Piece,
+    config: PoolConfig,
+    reject: Callable[[Rejected], None],
+    reading: Reading | None = None,
 ) -> Iterator[Document]:
-    """The usable documents of `file` in its order; the others go to `reject`.
+    """The usable documents of a piece in its order; the others go to `reject`.
+
+    Args:
+        piece: What to read.
+        config: The pool's settings.
+        reject: Called with each record that can't be used.
+        reading: Is kept up to date.
 
     Raises:
         DataError: the file can't be opened, is damaged, or lacks a column.
     """
-    required, optional = _columns(config, file)
-    for row, record in read_records(file, config, required, optional):
-        try:
-            document = _make_document(file, row, record, config)
-        except BadRecordError as bad:
-            reason, excerpt = bad.args
-            reject(Rejected(file.shown, row, reason, excerpt))
-            continue
-        if _is_sampled(document, config):
-            yield document
+    reading = reading or Reading()
+    shown, stem = piece.file.shown, piece.file.stem
+    with read_errors(piece.file, lambda: _after(piece, reading)):
+        columns = _columns(config, piece.file)
+        for row, num_bytes, record in FORMATS[piece.file.format].read(piece, config, columns):
+            reading.rows = row + 1
+            reading.num_bytes += num_bytes
+            if record is None:
+                continue
+            reading.records += 1
+            try:
+                document = _make_document(record, row, stem, config)
+            except BadRecordError as bad:
+                reason, excerpt = bad.args
+                reject(Rejected(shown, row, reason, excerpt))
+                continue
+            if _is_sampled(document, config):
+                yield document
 
 
 def read_sample(
@@ -80,11 +112,33 @@ def read_sample(
     total = max(sum(file.size for file in files), 1)
     for file in files:
         quota = num_bytes * file.size / total
-        for document in read_documents(file, config, reject=lambda rejected: None):
+        pieces = (
+            read_documents(piece, config, reject=lambda rejected: None)
+            for piece in list_pieces([file], config)
+        )
+        for document in chain.from_iterable(pieces):
             if document.text is None or quota <= 0:
                 break
             yield document
             quota -= len(document.text.encode())
+
+
+def read_original_rows(
+    chosen: Sequence[tuple[Piece, np.ndarray]], config: PoolConfig
+) -> Iterator[pa.RecordBatch]:
+    """Some rows of a file as they were, with all their columns, in batches of one schema.
+
+    Args:
+        chosen: Pieces of one file in order, each with its rows: sorted, unique, counted from the
+            piece's start.
+        config: The pool's settings.
+
+    Raises:
+        DataError: the file is damaged, or has changed since it was packed.
+    """
+    file = chosen[0][0].file
+    with read_errors(file, lambda: "again"):
+        yield from FORMATS[file.format].originals(chosen, config)
 
 
 def content_hash(document: Document, seed: int | None = None) -> int:
@@ -108,54 +162,66 @@ def _hash(content: bytes, key: bytes = b"") -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, key=key).digest(), "little")
 
 
-def _columns(config: PoolConfig, file: PoolFile) -> tuple[list[str], list[str]]:
-    """Columns that must be there, and columns that may be: a default name may be absent."""
-    required = _content_columns(config, file)
+def _after(piece: Piece, reading: Reading) -> str:
+    return f"after {piece.place(reading.rows - 1)}" if reading.rows else "at its start"
+
+
+def _columns(config: PoolConfig, file: PoolFile) -> list[str]:
+    """The columns that are read: a column with a default name may be absent, others must not.
+
+    Raises:
+        DataError: a column is missing.
+    """
+    present = FORMATS[file.format].columns(file, config)
+    required = [config.tokens if config.format == "tokens" else config.text]
+    if config.format == "conversations":
+        required = [config.messages]
+        pair = [config.prompt, config.completion]
+        if present is not None and config.messages not in present:
+            if not set(pair) <= set(present):
+                other = f", nor both `{'` and `'.join(pair)}`"
+                raise _missing_column(file, config.messages, present, other)
+            required = pair
     optional: list[str] = []
     for name, default in ((config.id, "id"), (config.source, "source")):
-        if name is not None and file.format != "text":
+        if name is not None and FORMATS[file.format].has_columns:
             (optional if name == default else required).append(name)
-    return list(dict.fromkeys(required)), [name for name in optional if name not in required]
+    for name in required:
+        if present is not None and name not in present:
+            raise _missing_column(file, name, present)
+    return list(dict.fromkeys([*required, *optional]))
 
 
-def _content_columns(config: PoolConfig, file: PoolFile) -> list[str]:
-    if config.format != "conversations":
-        return [config.tokens if config.format == "tokens" else config.text]
-    present = first_columns(file, config)
-    pair = [config.prompt, config.completion]
-    if config.messages not in present and set(pair) <= set(present):
-        return pair
-    if present and config.messages not in present:
-        raise missing_column(file, config.messages, present, f", nor both `{'` and `'.join(pair)}`")
-    return [config.messages]
+def _missing_column(
+    file: PoolFile, name: str, columns: Sequence[str], other: str = ""
+) -> DataError:
+    """The error for a column that `file` does not have; `other` says what else it lacks."""
+    seen = ", ".join(f"`{excerpt_of(' '.join(column.split()))}`" for column in columns)
+    named = "`pool.text`, `pool.tokens`, `pool.id` and `pool.source`"
+    if other:
+        named = "`pool.messages`, or `pool.prompt` and `pool.completion`"
+    return pool_error(
+        f"{file.url}: has no column `{name}`{other}; it has {seen or 'no columns'}. Name the right "
+        f"ones in {named}."
+    )
 
 
 def _make_document(
-    file: PoolFile, row: int, record: dict[str, Any] | Unreadable, config: PoolConfig
+    record: Fields | Unreadable, row: int, stem: str, config: PoolConfig
 ) -> Document:
     if isinstance(record, Unreadable):
         raise BadRecordError(record.reason, record.excerpt)
-    own_id = _label(record.get(config.id)) if config.id else None
-    source = _label(record.get(config.source)) if config.source else None
-    text = tokens = conversation = None
+    id = _label(record.get(config.id)) if config.id else None
+    source = (_label(record.get(config.source)) if config.source else None) or stem
     if config.format == "tokens":
-        tokens = _check_tokens(record.get(config.tokens))
-    elif config.format == "conversations":
+        return Document(id, source, row, tokens=_check_tokens(record.get(config.tokens)))
+    if config.format == "conversations":
         columns = (config.messages, config.prompt, config.completion)
         conversation = parse_conversation(record, *columns)
         _check_text(conversation.text, config.max_document_bytes)
-    else:
-        text = _check_text(record.get(config.text), config.max_document_bytes)
-    return Document(
-        id=own_id or f"{file.stem}#{row}",
-        source=source or file.stem,
-        file=file.shown,
-        file_row=row,
-        text=text,
-        tokens=tokens,
-        conversation=conversation,
-        has_own_id=own_id is not None,
-    )
+        return Document(id, source, row, conversation=conversation)
+    text = _check_text(record.get(config.text), config.max_document_bytes)
+    return Document(id, source, row, text)
 
 
 def _label(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""The packed pool as rows and candidates, memory-mapped."""
+"""The packed pool as rows and candidates, memory-mapped, without what was dropped."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -8,51 +8,131 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dsdm.data.packing import COUNTED, DOCUMENTS, pack_file
+from dsdm.data.arrays import map_array
+from dsdm.data.duplicates import Duplicates
+from dsdm.data.files import stem_of
+from dsdm.data.packing import COUNTED, DOCUMENTS
 from dsdm.data.rows import ExamplesConfig, Unit
-from dsdm.data.sequences import Row
+from dsdm.data.sequences import Row, number_without, numbers_without
 from dsdm.data.tokenizer import Tokenizer
 from dsdm.errors import ArtifactError, DataError
 
-__all__ = ["Examples", "ExamplesConfig", "Shard", "Unit", "load_examples", "pack_file"]
+__all__ = ["Examples", "ExamplesConfig", "Shard", "Unit", "counted_lengths", "load_examples"]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The examples of one pool file, and where they stand among all. Implements `Rows`."""
+    """The examples of one piece of the pool, and where they stand among all. Implements `Rows`.
+
+    Rows and documents that were dropped are passed over: the others are numbered without gaps.
+    Where rows are candidates, a dropped document may still own a part of a row that stays.
+    """
 
     path: Path
-    tokens: np.ndarray
-    """All tokens of the shard (uint16 or uint32), memory-mapped."""
-    rows: np.ndarray
-    """Structured: start, length, document; memory-mapped."""
-    counted: np.ndarray | None
-    """Whether each token's prediction counts, memory-mapped; None: all of a row but its first."""
+    unit: Unit
+    num_rows: int
     num_documents: int
+    """Where rows are candidates, all documents of the piece, else those that stay."""
     first_row: int
     first_document: int
-    unit: Unit
+    first_file_row: int
+    """Rows of the pool file before the piece."""
+    dropped: np.ndarray
+    """Sorted numbers of the packed documents that are left out."""
+    dropped_rows: np.ndarray
+    """Sorted numbers of the packed rows that are left out."""
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """All tokens of the piece (uint16 or uint32), memory-mapped; some may be in no row."""
+        return self._map("tokens.npy")
+
+    @cached_property
+    def counted(self) -> np.ndarray | None:
+        """Whether each token's prediction counts; None: all but each row's first."""
+        return self._map(COUNTED) if (self.path / COUNTED).is_file() else None
 
     @property
-    def num_rows(self) -> int:
-        """Rows in this shard."""
-        return len(self.rows)
+    def rows(self) -> np.ndarray:
+        """Structured: start, length, document; memory-mapped where nothing was dropped."""
+        if not len(self.dropped_rows):
+            return self._packed_rows
+        rows = np.delete(self._packed_rows, self.dropped_rows)
+        if self.unit == "document":
+            rows["document"] -= np.searchsorted(self.dropped, rows["document"])
+        return rows
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each row of the shard, int32, a view into the mapped file."""
+        """Tokens in each row of the piece, int32."""
         return np.asarray(self.rows["length"])
 
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens in some of the rows of the piece, int32, read where they lie."""
+        packed = numbers_without(self.dropped_rows, indices)
+        return np.asarray(self._packed_rows["length"][packed])
+
     def row(self, index: int) -> Row:
-        """The row at `index` of the shard; its tokens are a view into the mapped file."""
-        record = self.rows[index]
+        """The row at `index` of the piece; its tokens are a view into the mapped file."""
+        record = self._packed_rows[number_without(self.dropped_rows, index)]
         start = int(record["start"])
         part = slice(start, start + int(record["length"]))
         if self.counted is None:
             return Row(self.tokens[part])
         return Row(self.tokens[part], counted=self.counted[part])
+
+    def tokens_of_document(self, document: int) -> np.ndarray:
+        """All tokens of a document that stays, as a view into the mapped file."""
+        packed = number_without(self.dropped, document)
+        documents = self._packed_rows["document"]
+        first, last = bisect_left(documents, packed), bisect_right(documents, packed) - 1
+        start, last_row = int(self._packed_rows[first]["start"]), self._packed_rows[last]
+        return self.tokens[start : int(last_row["start"]) + int(last_row["length"])]
+
+    def document_column(self, name: str) -> np.ndarray:
+        """A column of numbers of the documents that stay."""
+        column = pq.read_table(self.path / "documents.parquet", columns=[name])[name].to_numpy()
+        return np.delete(column, self.dropped)
+
+    def read_documents(self) -> Iterator[tuple[int, pa.Table]]:
+        """Blocks of the packed documents, dropped ones too, each with its first one's number.
+
+        Columns are id, source, file, file_row and num_tokens. There is at least one block, so that
+        an empty piece has columns too.
+        """
+        first = 0
+        with pq.ParquetFile(self.path / "documents.parquet") as file:
+            for batch in file.iter_batches(1 << 16, columns=DOCUMENTS.names[:5]):
+                yield first, self._in_file(pa.Table.from_batches([batch]))
+                first += batch.num_rows
+        if not first:
+            columns = DOCUMENTS.names[:5]
+            yield 0, pq.read_table(self.path / "documents.parquet", columns=columns)
+
+    def _in_file(self, table: pa.Table) -> pa.Table:
+        """Documents with their rows in the whole file, and with ids where the pool gives none."""
+        rows = pc.add(table["file_row"], self.first_file_row)
+        stem = stem_of(table["file"][0].as_py())
+        made = pc.binary_join_element_wise(stem, pc.cast(rows, pa.string()), "#")
+        ids = pc.coalesce(table["id"], made)
+        names = table.schema.names
+        table = table.set_column(names.index("file_row"), "file_row", rows)
+        return table.set_column(names.index("id"), "id", ids)
+
+    @cached_property
+    def _packed_rows(self) -> np.ndarray:
+        return self._map("rows.npy")
+
+    def _map(self, name: str) -> np.ndarray:
+        try:
+            return map_array(self.path / name)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise ArtifactError(
+                f"{self.path}: the shard can't be read ({error}). Delete it."
+            ) from error
 
     @property
     def first_candidate(self) -> int:
@@ -67,10 +147,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Examples:
-    """All rows of the pool, in the order of its files. Implements `Rows` and `ManyRows`."""
+    """All rows of the pool, in the order of its files. Implements `Rows` and `ManyRows`.
+
+    Pieces are mapped when they are first read.
+    """
 
     shards: tuple[Shard, ...]
     unit: Unit
+    num_tokens: int
+    """In all rows."""
 
     @cached_property
     def num_rows(self) -> int:
@@ -82,11 +167,6 @@ class Examples:
         """Candidates in all shards: rows or documents."""
         return sum(shard.num_candidates for shard in self.shards)
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in all rows."""
-        return sum(len(shard.tokens) for shard in self.shards)
-
     def __len__(self) -> int:
         """Rows in all shards."""
         return self.num_rows
@@ -94,7 +174,7 @@ class Examples:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens in each row, int32, shape (rows,)."""
-        return np.concatenate([shard.rows["length"] for shard in self.shards])
+        return np.concatenate([shard.lengths for shard in self.shards])
 
     def lengths_of(self, indices: np.ndarray) -> np.ndarray:
         """Tokens in some of the rows, int32, shape (indices,), read where they lie."""
@@ -103,7 +183,7 @@ class Examples:
         for number in np.unique(shard_of):
             here = shard_of == number
             shard = self.shards[number]
-            lengths[here] = shard.rows["length"][indices[here] - shard.first_row]
+            lengths[here] = shard.lengths_of(indices[here] - shard.first_row)
         return lengths
 
     def rows_of(self, candidates: np.ndarray) -> np.ndarray:
@@ -126,7 +206,7 @@ class Examples:
             return self.lengths_of(candidates).astype(np.int64)
         found = [np.zeros(0, np.int64)]
         for shard, local in self._by_shard(candidates):
-            found.append(_documents(shard, ["num_tokens"])["num_tokens"].to_numpy()[local])
+            found.append(shard.document_column("num_tokens")[local])
         return np.concatenate(found)
 
     @cached_property
@@ -141,8 +221,7 @@ class Examples:
         """Tokens in each candidate, int64, shape (candidates,)."""
         if self.unit == "row":
             return self.lengths.astype(np.int64)
-        columns = [_documents(shard, ["num_tokens"])["num_tokens"] for shard in self.shards]
-        return np.concatenate([column.to_numpy() for column in columns])
+        return np.concatenate([shard.document_column("num_tokens") for shard in self.shards])
 
     def row(self, index: int) -> Row:
         """The row at `index`; its tokens are a view into the mapped file."""
@@ -152,13 +231,9 @@ class Examples:
     def tokens_of(self, candidate: int) -> np.ndarray:
         """All tokens of a candidate, as a view into the mapped file."""
         shard = self._shard_of(self._first_candidates, candidate, self.num_candidates)
-        local = candidate - shard.first_candidate
         if self.unit == "row":
             return self.row(candidate).tokens
-        documents = shard.rows["document"]
-        first, last = bisect_left(documents, local), bisect_right(documents, local) - 1
-        end = int(shard.rows[last]["start"]) + int(shard.rows[last]["length"])
-        return shard.tokens[int(shard.rows[first]["start"]) : end]
+        return shard.tokens_of_document(candidate - shard.first_document)
 
     def text_of(self, candidate: int, tokenizer: Tokenizer) -> str:
         """The text of a candidate, decoded from its tokens."""
@@ -173,25 +248,25 @@ class Examples:
 
     def read_candidates(self, shard: Shard) -> Iterator[tuple[slice, pa.Table]]:
         """`candidates_table` in blocks, each with the shard's rows that it is about."""
-        row_documents = shard.rows["document"]
-        first_document = first_row = 0
-        for block in _read_documents(shard, DOCUMENTS.names[:5]):
-            last_row = bisect_left(row_documents, first_document + len(block))
-            table, first = block, first_document
+        rows = shard.rows
+        first_row = first = 0
+        for first_packed, block in shard.read_documents():
+            end_packed = first_packed + len(block)
             if self.unit == "row":
-                table, first = self._row_lines(shard, block, first_document, first_row, last_row)
+                last_row = bisect_left(rows["document"], end_packed)
+                records = rows[first_row:last_row]
+                table = block.take(pa.array(records["document"] - first_packed))
+                lengths = pa.array(records["length"].astype(np.int64))
+                table = table.set_column(4, "num_tokens", lengths)
+            else:
+                out = slice(*np.searchsorted(shard.dropped, [first_packed, end_packed]))
+                stay = np.delete(np.arange(len(block)), shard.dropped[out] - first_packed)
+                table = block.take(pa.array(stay)) if len(stay) < len(block) else block
+                last_row = bisect_left(rows["document"], first + len(table))
             numbers = shard.first_candidate + first + np.arange(len(table))
             numbered = table.add_column(0, "candidate", pa.array(numbers, pa.int64()))
             yield slice(first_row, last_row), numbered
-            first_document, first_row = first_document + len(block), last_row
-
-    def _row_lines(
-        self, shard: Shard, block: pa.Table, first_document: int, first_row: int, last_row: int
-    ) -> tuple[pa.Table, int]:
-        records = shard.rows[first_row:last_row]
-        lines = block.take(pa.array(records["document"] - first_document))
-        lengths = pa.array(records["length"].astype(np.int64))
-        return lines.set_column(4, "num_tokens", lengths), first_row
+            first, first_row = first + len(table), last_row
 
     def _by_shard(self, candidates: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
         """The shards of sorted candidates, and their numbers within each."""
@@ -215,61 +290,50 @@ class Examples:
         return self.shards[bisect_right(firsts, index) - 1]
 
 
-def load_examples(folders: Sequence[Path], unit: Unit) -> Examples:
-    """The examples in finished shard folders, in that order.
+def load_examples(folders: Sequence[Path], duplicates: Duplicates, unit: Unit) -> Examples:
+    """The examples in the folders of packed pieces, in that order, without what was dropped.
+
+    Args:
+        folders: Of all pieces.
+        duplicates: Of the same pieces.
+        unit: What candidates are.
 
     Raises:
         DataError: they hold no row at all.
-        ArtifactError: a shard is missing or damaged.
     """
     shards: list[Shard] = []
     first_row = first_document = 0
-    for folder in folders:
-        shard = _load_shard(folder, first_row, first_document, unit)
+    for number, (folder, piece) in enumerate(zip(folders, duplicates.pieces, strict=True)):
+        dropped = duplicates.dropped_of(number)
+        num_documents = int(piece["documents"]) - (len(dropped) if unit == "document" else 0)
+        shard = Shard(
+            path=folder,
+            unit=unit,
+            num_rows=int(piece["rows"] - piece["dropped_rows"]),
+            num_documents=num_documents,
+            first_row=first_row,
+            first_document=first_document,
+            first_file_row=int(piece["first_file_row"]),
+            dropped=dropped,
+            dropped_rows=duplicates.dropped_rows_of(number),
+        )
         shards.append(shard)
         first_row += shard.num_rows
         first_document += shard.num_documents
     if not first_row:
         raise DataError(
-            f"The pool holds no usable document: {len(shards)} files were packed to nothing. "
-            "See rejected.jsonl beside each shard for what was wrong."
+            f"The pool holds no usable document: {len(shards)} pieces were packed to nothing. "
+            "See rejected.jsonl in each piece's folder for what was wrong."
         )
-    return Examples(tuple(shards), unit)
+    return Examples(tuple(shards), unit, int(duplicates.pieces["tokens"].sum()))
 
 
-def counted_lengths(folder: Path) -> np.ndarray | None:
-    """Tokens whose prediction counts in each row of a shard of conversations; None: of others."""
-    if not (folder / COUNTED).is_file():
-        return None
-    rows, counted = np.load(folder / "rows.npy"), np.load(folder / COUNTED)
-    ends = np.concatenate([[0], np.cumsum(counted, dtype=np.int64)])
-    lengths: np.ndarray = ends[rows["start"] + rows["length"]] - ends[rows["start"]]
-    return lengths
-
-
-def _load_shard(folder: Path, first_row: int, first_document: int, unit: Unit) -> Shard:
-    try:
-        # a plain view, because indexing an np.memmap is several times slower
-        tokens = np.load(folder / "tokens.npy", mmap_mode="r").view(np.ndarray)
-        rows = np.load(folder / "rows.npy", mmap_mode="r").view(np.ndarray)
-        counted = None
-        if (folder / COUNTED).is_file():
-            counted = np.load(folder / COUNTED, mmap_mode="r").view(np.ndarray)
-        num_documents = pq.read_metadata(folder / "documents.parquet").num_rows
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ArtifactError(f"{folder}: the shard can't be read ({error}). Delete it.") from error
-    return Shard(folder, tokens, rows, counted, num_documents, first_row, first_document, unit)
-
-
-def _documents(shard: Shard, columns: Sequence[str]) -> pa.Table:
-    return pq.read_table(shard.path / "documents.parquet", columns=list(columns))
-
-
-def _read_documents(shard: Shard, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """At least one table, so that an empty shard has columns too."""
-    with pq.ParquetFile(shard.path / "documents.parquet") as file:
-        blocks = file.iter_batches(1 << 16, columns=list(columns))
-        for block in blocks if shard.num_documents else ():
-            yield pa.Table.from_batches([block])
-    if not shard.num_documents:
-        yield _documents(shard, columns)
+def counted_lengths(examples: Examples) -> np.ndarray | None:
+    """Tokens whose prediction counts in each row of a pool of conversations; None: of others."""
+    found = []
+    for shard in examples.shards:
+        if shard.counted is None:
+            return None
+        rows, ends = shard.rows, np.concatenate([[0], np.cumsum(shard.counted, dtype=np.int64)])
+        found.append(ends[rows["start"] + rows["length"]] - ends[rows["start"]])
+    return np.concatenate(found)

@@ -1,15 +1,20 @@
 """Overlap of targets with the pool: runs of words that occur in both.
 
-A pool document that holds a target example wins the selection by heart and not by use.
+A pool document that holds a target example scores high because it leaks the answer.
 """
 
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
+
+from dsdm.errors import ArtifactError
 
 DEFAULT_WORDS = 13
 """As in GPT-3 (Brown et al. 2020, appendix C)."""
@@ -39,38 +44,40 @@ class TargetOverlap:
         return self.num_overlapping / self.num_examples if self.num_examples else 0.0
 
 
-def count_overlap(
-    targets: Mapping[str, Iterable[str]],
-    pool: Iterable[tuple[int, str]],
-    num_words: int = DEFAULT_WORDS,
-) -> dict[str, TargetOverlap]:
-    """What each target shares with the pool, by target.
+@dataclass(frozen=True)
+class PieceOverlap:
+    """What a part of the pool shares with the targets."""
 
-    Words are compared without case and punctuation. The pool is streamed; memory holds the
-    targets' n-grams.
+    grams: Int[np.ndarray, " seen"]
+    """Those of the targets' n-grams that occur in it, as positions in `TargetGrams.hashes`."""
+    candidates: dict[str, Int[np.ndarray, " found"]]
+    """Candidates that hold an n-gram of each target, sorted."""
 
-    Args:
-        targets: Texts of each target's examples, by target (see `tasks.read_target_texts`).
-        pool: Candidates and their texts.
-        num_words: Words in an n-gram.
-    """
-    if num_words < 1:
-        raise ValueError(f"num_words must be at least 1, got {num_words}.")
-    grams = _TargetGrams.of_texts(targets, num_words)
-    seen = np.zeros(len(grams.hashes), bool)
-    found: dict[str, list[np.ndarray]] = {name: [np.zeros(0, np.int64)] for name in targets}
-    for candidates, words in _read_blocks(pool, grams.vocabulary):
-        positions, hashes = grams.hash_windows(words)
-        index, is_known = _look_up(hashes, grams.hashes)
-        seen[index[is_known]] = True
-        for name, members in grams.members.items():
-            hits = positions[is_known][members[index[is_known]]]
-            found[name].append(np.unique(candidates[hits]))
-    return {name: grams.count(name, seen, found[name]) for name in targets}
+    def save(self, path: Path) -> None:
+        """Writes a .npz file."""
+        # np.savez stamps its entries 1980-01-01, so the same overlap is the same bytes.
+        arrays: dict[str, Any] = {f"of {name}": of for name, of in self.candidates.items()}
+        np.savez(path, grams=self.grams, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "PieceOverlap":
+        """What `save` wrote.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                candidates = {
+                    n.removeprefix("of "): arrays[n] for n in arrays.files if n != "grams"
+                }
+                return cls(arrays["grams"], candidates)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ArtifactError(f"{path}: can't be read ({error}). Delete its folder.") from error
 
 
 @dataclass(frozen=True)
-class _TargetGrams:
+class TargetGrams:
     """The n-grams of all targets. Pool words that no target has can't be part of one."""
 
     num_words: int
@@ -80,11 +87,17 @@ class _TargetGrams:
     """Of each different n-gram, sorted."""
     examples: dict[str, list[np.ndarray]]
     """The n-grams of each target's examples, as positions in `hashes`."""
-    members: dict[str, Bool[np.ndarray, " grams"]]
-    """Which n-grams occur in each target."""
 
     @classmethod
-    def of_texts(cls, targets: Mapping[str, Iterable[str]], num_words: int) -> "_TargetGrams":
+    def of_texts(
+        cls, targets: Mapping[str, Iterable[str]], num_words: int = DEFAULT_WORDS
+    ) -> "TargetGrams":
+        """The n-grams of the texts of each target's examples (see `tasks.read_target_texts`).
+
+        The same texts give the same n-grams in any process.
+        """
+        if num_words < 1:
+            raise ValueError(f"num_words must be at least 1, got {num_words}.")
         vocabulary: dict[str, int] = {}
         words = {
             name: [_number_words(text, vocabulary) for text in texts]
@@ -102,24 +115,58 @@ class _TargetGrams:
             name: [np.searchsorted(hashes, each) for each in of_target]
             for name, of_target in by_example.items()
         }
-        members = {name: _mark(of_target, len(hashes)) for name, of_target in examples.items()}
-        return cls(num_words, vocabulary, values, hashes, examples, members)
+        return cls(num_words, vocabulary, values, hashes, examples)
 
-    def hash_windows(
-        self, words: Int[np.ndarray, " words"]
-    ) -> tuple[Int[np.ndarray, " windows"], UInt64[np.ndarray, " windows"]]:
-        return _hash_windows(words, self.word_values, self.num_words)
 
-    def count(
-        self, name: str, seen: Bool[np.ndarray, " grams"], found: Sequence[np.ndarray]
-    ) -> TargetOverlap:
-        examples = self.examples[name]
-        return TargetOverlap(
+def overlap_of(texts: Iterable[tuple[int, str]], grams: TargetGrams) -> PieceOverlap:
+    """What some candidates of the pool share with the targets.
+
+    Words are compared without case and punctuation. The texts are streamed; memory holds the
+    targets' n-grams.
+
+    Args:
+        texts: Candidates and their texts.
+        grams: Of the targets.
+    """
+    members = {name: _mark(of, len(grams.hashes)) for name, of in grams.examples.items()}
+    seen = np.zeros(len(grams.hashes), bool)
+    found: dict[str, list[np.ndarray]] = {name: [np.zeros(0, np.int64)] for name in members}
+    for candidates, words in _read_blocks(texts, grams.vocabulary):
+        positions, hashes = _hash_windows(words, grams.word_values, grams.num_words)
+        index, is_known = _look_up(hashes, grams.hashes)
+        seen[index[is_known]] = True
+        for name, is_member in members.items():
+            hits = positions[is_known][is_member[index[is_known]]]
+            found[name].append(np.unique(candidates[hits]))
+    of_target = {name: np.unique(np.concatenate(parts)) for name, parts in found.items()}
+    return PieceOverlap(np.flatnonzero(seen), of_target)
+
+
+def merge_overlaps(
+    parts: Iterable[tuple[int, PieceOverlap]], grams: TargetGrams
+) -> dict[str, TargetOverlap]:
+    """What each target shares with the whole pool, by target.
+
+    Args:
+        parts: Overlaps of all parts of the pool, each with what is added to its candidates' numbers
+            to number them over the pool.
+        grams: Of the targets.
+    """
+    seen = np.zeros(len(grams.hashes), bool)
+    found: dict[str, list[np.ndarray]] = {name: [np.zeros(0, np.int64)] for name in grams.examples}
+    for first, part in parts:
+        seen[part.grams] = True
+        for name, candidates in part.candidates.items():
+            found[name].append(candidates + first)
+    return {
+        name: TargetOverlap(
             num_examples=len(examples),
             num_overlapping=sum(bool(seen[each].any()) for each in examples),
             num_short=sum(len(each) == 0 for each in examples),
-            candidates=np.unique(np.concatenate(found)),
+            candidates=np.unique(np.concatenate(found[name])),
         )
+        for name, examples in grams.examples.items()
+    }
 
 
 def _number_words(text: str, vocabulary: dict[str, int]) -> Int[np.ndarray, " words"]:

@@ -2,28 +2,20 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import fsspec
 import msgspec
 
-from dsdm.config import Config, without_secrets
+from dsdm.config import Config
+from dsdm.data.files import COMPRESSIONS, Piece, PoolFile, pool_error, read_errors
+from dsdm.data.formats import FORMATS, PIECE_BYTES, suffixes
 from dsdm.errors import DataError, DsdmError
 
-Container = Literal["parquet", "jsonl", "text", "arrow"]
-
-SUFFIXES: dict[str, Container] = {
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".txt": "text",
-    ".arrow": "arrow",
-}
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+KINDS = ("auto", "dataset", "tokens", "conversations")
+"""What `pool.format` may be beside the name of a format."""
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -34,12 +26,11 @@ class PoolConfig(Config, frozen=True):
     files: list[str]
     """Paths, globs, folders and fsspec URLs (s3://...), or `hf:ID`, `hf:ID:SPLIT` or
     `hf:ID:CONFIG:SPLIT` for a data set of the Hugging Face hub."""
-    format: Literal["auto", "parquet", "jsonl", "text", "dataset", "tokens", "conversations"] = (
-        "auto"
-    )
-    """`auto` goes by the file's name. `dataset` is a folder of `datasets.save_to_disk`; `tokens` is
-    a file of rows that are tokenized already; `conversations` is a file of chats, or of prompts
-    with completions."""
+    format: str = "auto"
+    """`auto` goes by the file's name; or the name of a format (`parquet`, `jsonl`, `text`, `arrow`,
+    or one of your own). `dataset` is a folder of `datasets.save_to_disk`; `tokens` is a file of
+    rows that are tokenized already; `conversations` is a file of chats, or of prompts with
+    completions."""
     text: str = "text"
     """Column that holds the text."""
     tokens: str = "tokens"
@@ -68,54 +59,26 @@ class PoolConfig(Config, frozen=True):
     max_rejected_share: Share = 0.01
     """A file with a larger share of unusable documents stops the run."""
 
-
-@dataclass(frozen=True)
-class PoolFile:
-    """One file of the pool."""
-
-    url: str
-    format: Container
-    size: int
-    """Bytes, compressed if the file is."""
-    version: str
-    """Changes with the file's size or time of change (ETag in an object store)."""
-
-    @property
-    def shown(self) -> str:
-        """The URL without passwords, keys and signatures: what is written and shown of it."""
-        return without_secrets(self.url)
-
-    @property
-    def stem(self) -> str:
-        """The file's name without folders and suffixes."""
-        return PurePosixPath(self.url).name.split(".")[0]
-
-    @property
-    def compression(self) -> str | None:
-        """`gzip`, `zstd` or None, by the file's name."""
-        return COMPRESSIONS.get(PurePosixPath(self.url).suffix.lower())
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on a disk of this machine."""
-        return "://" not in self.url
+    def __post_init__(self) -> None:
+        if self.format not in KINDS and self.format not in FORMATS:
+            known = ", ".join([*KINDS, *FORMATS])
+            raise ValueError(f"format {self.format!r} is not known; known are {known}")
 
 
-def pool_error(message: str) -> DataError:
-    """An error about the pool, whose message shows no secret of a URL."""
-    return DataError(without_secrets(message))
-
-
-def list_pool_files(config: PoolConfig) -> list[PoolFile]:
+def list_pool_files(config: PoolConfig, *, may_be_gone: bool = False) -> list[PoolFile]:
     """The files of the pool: in the order given, sorted within a folder or glob, each once.
+
+    Args:
+        config: Names them.
+        may_be_gone: Files that are not there are passed over; the list may be empty.
 
     Raises:
         DataError: nothing is there, or a file's format can't be told from its name.
     """
     files: dict[str, PoolFile] = {}
     for pattern in config.files:
-        found = list(_list_pattern(pattern, config))
-        if not found:
+        found = list(_list_pattern(pattern, config, may_be_gone))
+        if not found and not may_be_gone:
             raise pool_error(f"{pattern}: no file matches. Correct `pool.files`.")
         files.update({file.url: file for file in found if file.url not in files})
     for name, count in Counter(file.shown for file in files.values()).items():
@@ -124,12 +87,27 @@ def list_pool_files(config: PoolConfig) -> list[PoolFile]:
                 f"{name}: names several files of the pool, whose URLs differ only in what may be a "
                 "secret. Give them names of their own, or copy them here."
             )
-    if not files:
+    if not files and not may_be_gone:
         raise pool_error("The pool is empty: name at least one file in `pool.files`.")
     return list(files.values())
 
 
-def _list_pattern(pattern: str, config: PoolConfig) -> Iterator[PoolFile]:
+def list_pieces(
+    files: Sequence[PoolFile], config: PoolConfig, piece_bytes: int = PIECE_BYTES
+) -> list[Piece]:
+    """The pieces of some files, in order.
+
+    Raises:
+        DataError: a file that must be looked into can't be read.
+    """
+    pieces: list[Piece] = []
+    for file in files:
+        with read_errors(file):
+            pieces += FORMATS[file.format].cut(file, config, piece_bytes)
+    return pieces
+
+
+def _list_pattern(pattern: str, config: PoolConfig, may_be_gone: bool) -> Iterator[PoolFile]:
     if pattern.startswith("hf:"):
         yield from (pool_file(path, "arrow") for path in _download(pattern))
         return
@@ -138,6 +116,8 @@ def _list_pattern(pattern: str, config: PoolConfig) -> Iterator[PoolFile]:
         paths = _glob(system, path) if any(c in path for c in "*?[") else [path]
         for found in paths:
             if not system.exists(found):
+                if may_be_gone:
+                    continue
                 raise pool_error(f"{pattern}: no such file or folder. Correct `pool.files`.")
             yield from _list_path(system, str(found), config)
     except DsdmError:
@@ -170,7 +150,7 @@ def _unreachable(pattern: str, done: str, error: Exception) -> DataError:
 
 def _list_path(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]:
     if not system.isdir(path):
-        yield _describe(system, path, _container(path, config.format))
+        yield _describe(system, path, _format_of(path, config.format))
     elif system.exists(f"{path}/state.json"):
         yield from _list_dataset(system, path)
     elif system.exists(f"{path}/dataset_dict.json"):
@@ -193,32 +173,35 @@ def _list_dataset(system: Any, path: str) -> Iterator[PoolFile]:
 
 def _list_folder(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]:
     """The files below a folder that can be read; notes, licences and hidden files are passed."""
+    known = suffixes()
     skipped = []
     num_found = 0
     for found in sorted(system.find(path)):
         parts = PurePosixPath(found).relative_to(PurePosixPath(path)).parts
         if any(part.startswith((".", "_")) for part in parts):
             continue
-        if _suffix(found) not in SUFFIXES:
+        if _suffix(found) not in known:
             skipped.append(parts[-1])
             continue
         num_found += 1
-        yield _describe(system, found, _container(found, config.format))
+        yield _describe(system, found, _format_of(found, config.format))
     if not num_found:
         seen = f"it holds {', '.join(skipped[:3])}" if skipped else "it is empty"
         raise pool_error(f"{path}: no file of a known format in this folder; {seen}.")
 
 
-def _container(path: str, format: str) -> Container:
-    by_name = SUFFIXES.get(_suffix(path))
+def _format_of(path: str, format: str) -> str:
+    """The name of the format that a file is read in, where the pool's is `format`."""
     if format == "dataset":
         return "arrow"
-    if format in ("parquet", "jsonl", "text"):
-        return format  # type: ignore[return-value]  # mypy does not narrow a str by `in`
-    if by_name is None or (format in ("tokens", "conversations") and by_name == "text"):
+    if format in FORMATS:
+        return format
+    known = suffixes()
+    by_name = known.get(_suffix(path))
+    if by_name is None or (format != "auto" and not FORMATS[by_name].has_columns):
         raise pool_error(
             f"{path}: unknown format `{PurePosixPath(path).suffix}`. Known are "
-            f"{', '.join(SUFFIXES)}, plain or with {', '.join(COMPRESSIONS)}; "
+            f"{', '.join(known)}, plain or with {', '.join(COMPRESSIONS)}; "
             "or say what it is with `pool.format`."
         )
     return by_name
@@ -229,7 +212,7 @@ def _suffix(path: str) -> str:
     return (pure.with_suffix("") if pure.suffix.lower() in COMPRESSIONS else pure).suffix.lower()
 
 
-def pool_file(url: str, format: Container) -> PoolFile:
+def pool_file(url: str, format: str) -> PoolFile:
     """The pool file at `url`."""
     system, path = _file_system(url)
     return _describe(system, path, format)
@@ -260,7 +243,7 @@ def content_fingerprint(file: PoolFile, advance: Callable[[int], None]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _describe(system: Any, path: str, format: Container) -> PoolFile:
+def _describe(system: Any, path: str, format: str) -> PoolFile:
     info = system.info(path)
     names = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
     version = next((str(info[name]) for name in names if name in info), "")

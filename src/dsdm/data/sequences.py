@@ -1,5 +1,6 @@
 """Rows of tokens, apart from torch so that the command line starts at once."""
 
+from bisect import bisect_right
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -118,11 +119,21 @@ class AllBut:
 
     def originals(self, indices: np.ndarray) -> np.ndarray:
         """What rows the other source has at these indices."""
-        # As many rows are left before the k-th that is left out as its number less k.
-        left_before = self.left_out - np.arange(len(self.left_out))
-        originals: np.ndarray = indices + np.searchsorted(left_before, indices, side="right")
-        return originals
+        return numbers_without(self.left_out, indices)
 
     def row(self, index: int) -> Row:
         """The row at `index` of those that are left."""
         return self.rows.row(int(self.originals(np.array([index]))[0]))
+
+
+def numbers_without(left_out: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """The numbers at `indices` among all from 0 but the sorted `left_out`."""
+    # As many numbers are left before the k-th that is left out as that number less k.
+    left_before = left_out - np.arange(len(left_out))
+    numbers: np.ndarray = indices + np.searchsorted(left_before, indices, side="right")
+    return numbers
+
+
+def number_without(left_out: np.ndarray, index: int) -> int:
+    """The same for one index, without reading all of `left_out`."""
+    return index + bisect_right(range(len(left_out)), index, key=lambda k: int(left_out[k]) - k)

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from dsdm.artifacts import MANIFEST
+from dsdm.artifacts import CHECKED, MANIFEST
 from dsdm.config import without_secrets
 from dsdm.errors import ArtifactError
 
@@ -31,7 +31,7 @@ def upload_folder(
     Raises:
         ArtifactError: the store can't be reached, refuses, or does not hold what was sent.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKED)
     files.sort(key=lambda path: path.name == MANIFEST)
     try:
         system, root = fsspec.core.url_to_fs(url)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from dsdm.artifacts import Draft
 from dsdm.config import Config
 from dsdm.data.harness import read_task_examples
 from dsdm.data.sequences import Row
@@ -109,25 +108,28 @@ class TargetRows:
 
 
 def write_target(
-    config: TargetConfig, tokenizer: "Tokenizer", row_tokens: int, draft: Draft
-) -> None:
-    """Writes each part's rows, and the texts of all.
+    config: TargetConfig, tokenizer: "Tokenizer", row_tokens: int, folder: Path
+) -> dict[str, int]:
+    """Writes each part's rows, and the texts of all, into a folder.
+
+    Returns:
+        The number of examples of each part, and of `left_cut_contexts`, `answer_tokens` and
+        `report_seen_before`, examples of the report that the other parts have too.
 
     Raises:
         DataError: the examples can't be read or encoded, or a part would be empty.
     """
     parts = _encode_parts(config, tokenizer, row_tokens)
     for part, encoded in parts.items():
-        _write_rows(draft.path / f"{part}.npz", encoded)
-    _write_texts(draft.path / EXAMPLES, parts)
-    draft.counts.update({part: len(encoded) for part, encoded in parts.items()})
+        _write_rows(folder / f"{part}.npz", encoded)
+    _write_texts(folder / EXAMPLES, parts)
     written = [one for encoded in parts.values() for one in encoded]
-    draft.counts["left_cut_contexts"] = sum(one.is_cut for one in written)
-    draft.counts["answer_tokens"] = sum(len(one.tokens) - one.answer_start for one in written)
     chosen_on = {one.example.group for one in parts["fit"] + parts["tune"]}
-    draft.counts["report_seen_before"] = sum(
-        one.example.group in chosen_on for one in parts["report"]
-    )
+    return {part: len(encoded) for part, encoded in parts.items()} | {
+        "left_cut_contexts": sum(one.is_cut for one in written),
+        "answer_tokens": sum(len(one.tokens) - one.answer_start for one in written),
+        "report_seen_before": sum(one.example.group in chosen_on for one in parts["report"]),
+    }
 
 
 def load_target(folder: Path, part: Part) -> TargetRows:

@@ -93,6 +93,19 @@ class Tokenizer:
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def encode_documents(
+        self, texts: Sequence[str], dtype: np.dtype
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of all texts, each closed by the end-of-text token, and how many each has."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids: list[int] = []
+        lengths = np.empty(len(encodings), np.int64)
+        for i, encoding in enumerate(encodings):
+            ids += encoding.ids
+            ids.append(self.eos)
+            lengths[i] = len(encoding) + 1
+        return np.fromiter(ids, dtype, len(ids)), lengths
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; special tokens are left out."""
         text: str = self.backend.decode([int(i) for i in ids], skip_special_tokens=True)

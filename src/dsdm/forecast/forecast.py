@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel
 
-from dsdm.artifacts import Draft
-from dsdm.data.overlap import count_overlap
+from dsdm.data.overlap import TargetGrams, overlap_of
 from dsdm.data.tasks import Part, TargetConfig, load_target, write_target
 from dsdm.data.tokenizer import Tokenizer
 from dsdm.experiment import Experiment
@@ -142,10 +141,10 @@ def _target_lengths(
     if target.task is not None:
         count = min(TASK_EXAMPLES, target.limit or TASK_EXAMPLES)
         return dict.fromkeys(parts, np.full(count, row_tokens))
-    draft = Draft(folder / target.name)
-    draft.path.mkdir()
-    write_target(target, tokenizer, row_tokens, draft)
-    return {part: load_target(draft.path, part).lengths for part in parts}
+    path = folder / target.name
+    path.mkdir()
+    write_target(target, tokenizer, row_tokens, path)
+    return {part: load_target(path, part).lengths for part in parts}
 
 
 def _overlap_seconds(pool: PoolSample) -> float:
@@ -155,7 +154,7 @@ def _overlap_seconds(pool: PoolSample) -> float:
     encoded = pool.tokenizer.encode_batch(pool.texts[:OVERLAP_DOCUMENTS])
     start = time.perf_counter()
     texts = [pool.tokenizer.decode(tokens) for tokens in encoded]
-    count_overlap({"": texts[:100]}, enumerate(texts))
+    overlap_of(enumerate(texts), TargetGrams.of_texts({"": texts[:100]}))
     return (time.perf_counter() - start) / max(1, sum(map(len, encoded)))
 
 

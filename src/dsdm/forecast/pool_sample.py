@@ -1,20 +1,15 @@
 """What the pool amounts to, estimated from the starts of some of its files."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
-import fsspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dsdm.config import parse_config
 from dsdm.data.conversation_rows import encode_conversations
-from dsdm.data.documents import Document, PoolConfig, PoolFile, read_documents
-from dsdm.data.pool import pool_error
-from dsdm.data.readers import checked, read_batches, read_errors, read_parsed_lines
+from dsdm.data.documents import Document, Piece, PoolConfig, PoolFile, Reading, read_documents
+from dsdm.data.files import pool_error
+from dsdm.data.formats import FORMATS
 from dsdm.data.rows import cut_rows
 from dsdm.data.sequences import Row
 from dsdm.data.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
@@ -23,7 +18,6 @@ from dsdm.stages import STAGES
 from dsdm.stages.run import Run
 
 SAMPLE_BYTES = 4_000_000
-EXPANSION_BYTES = 4_000_000
 SAMPLE_FILES = 32
 SAMPLE_SECONDS = 8.0
 
@@ -66,10 +60,11 @@ def read_pool_sample(run: Run) -> PoolSample:
     Raises:
         DataError: as reading the pool does, or the sample holds no usable document.
     """
-    files = [shard.file for shard in run.pool.shards]
+    first_pieces = [shard.piece for shard in run.pool.pieces if shard.piece.number == 0]
+    files = [piece.file for piece in first_pieces]
     picked = np.unique(np.linspace(0, len(files) - 1, min(SAMPLE_FILES, len(files))).astype(int))
     start = time.monotonic()
-    samples = [_read_start(files[i], run.experiment.pool, len(picked)) for i in picked]
+    samples = [_read_start(first_pieces[i], run.experiment.pool, len(picked)) for i in picked]
     read_seconds = time.monotonic() - start
     documents = [document for sample in samples for document in sample.documents]
     if not documents:
@@ -106,17 +101,22 @@ def read_pool_sample(run: Run) -> PoolSample:
     )
 
 
-def _read_start(file: PoolFile, config: PoolConfig, num_files: int) -> _FileSample:
-    """Documents from the start of `file`, one of `num_files`."""
+def _read_start(piece: Piece, config: PoolConfig, num_files: int) -> _FileSample:
+    """Documents from the start of a file's first piece, one of `num_files`."""
     end = time.monotonic() + SAMPLE_SECONDS / num_files
     size = 0
     documents: list[Document] = []
-    for document in read_documents(file, config, reject=lambda rejected: None):
+    reading = Reading()
+    for document in read_documents(piece, config, lambda rejected: None, reading):
         documents.append(document)
         size += len(_text_of(document)) or 4 * len(_tokens_of(document))
         if size > SAMPLE_BYTES / num_files or time.monotonic() > end:
-            return _FileSample(file, documents, _share_read(file, config, document.file_row + 1))
-    return _FileSample(file, documents, 1.0)
+            break
+    else:
+        if piece.is_whole:
+            return _FileSample(piece.file, documents, 1.0)
+    content = FORMATS[piece.file.format].content_bytes(piece.file)
+    return _FileSample(piece.file, documents, min(1.0, reading.num_bytes / max(1.0, content)))
 
 
 def _text_of(document: Document) -> str:
@@ -127,42 +127,6 @@ def _text_of(document: Document) -> str:
 def _tokens_of(document: Document) -> np.ndarray:
     assert document.tokens is not None
     return document.tokens
-
-
-def _share_read(file: PoolFile, config: PoolConfig, rows: int) -> float:
-    """The part of `file` that its first `rows` rows are."""
-    if file.format == "parquet":
-        with read_errors(file), fsspec.open(file.url, "rb") as handle:
-            return rows / max(int(pq.read_metadata(handle).num_rows), rows)
-    if file.format == "arrow":
-        read = sum(_batch_bytes(batch, rows - first) for first, batch in _batches(file, rows))
-    else:
-        records = islice(read_parsed_lines(file, config), rows)
-        # Blank lines are rows without a record.
-        read = sum(size for row, size, _ in records if row < rows)
-    return min(1.0, read / max(1.0, file.size * _expansion(file)))
-
-
-def _batches(file: PoolFile, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    for first, batch in checked(file, read_batches(file)):
-        if first >= rows:
-            return
-        yield first, batch
-
-
-def _batch_bytes(batch: pa.RecordBatch, rows: int) -> int:
-    return int(batch.slice(0, rows).nbytes)
-
-
-def _expansion(file: PoolFile) -> float:
-    """Bytes of content for each byte of a compressed file, measured at its start."""
-    if file.compression is None:
-        return 1.0
-    with read_errors(file), fsspec.open(file.url, "rb") as raw:
-        stream = pa.CompressedInputStream(raw, file.compression)
-        read = len(stream.read(EXPANSION_BYTES))
-        # It reads ahead by less than 64 KiB.
-        return read / max(1, int(raw.tell()))
 
 
 def _growth(samples: list[_FileSample], files: list[PoolFile]) -> float:
@@ -200,11 +164,9 @@ def _row_lengths(lengths: np.ndarray, run: Run) -> np.ndarray:
 
 
 def _finished_counts(run: Run) -> dict[str, float]:
-    """Sums over the packed shards; empty unless all are packed."""
-    totals = dict.fromkeys(("documents", "tokens", "rows"), 0.0)
-    for shard in Graph(run, STAGES)["examples"]:
-        if shard.state()[0] != "done":
-            return {}
-        counts = shard.counts()
-        totals = {name: total + counts[name] for name, total in totals.items()}
-    return totals
+    """Sizes of the packed pool; empty unless all of it is packed."""
+    (made,) = Graph(run, STAGES)["duplicates"]
+    if made.state()[0] != "done":
+        return {}
+    counts = made.counts()
+    return {name: counts[name] for name in ("documents", "tokens", "rows")}

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from dsdm.data.examples import load_examples
 from dsdm.data.tokenizer import load_tokenizer
 from dsdm.datamodel.config import MIX
-from dsdm.pipeline.report_scores import ScoredPool, scored_columns
+from dsdm.pipeline.report_scores import ScoredPool, packed_pool, scored_columns
 from dsdm.report.examples import (
     EXCERPT_CHARACTERS,
     LONGEST_TEXT_BYTES,
@@ -151,8 +150,7 @@ def _record(line: dict[str, object], columns: Columns) -> Record:
 
 def _texts(pool: ScoredPool, candidates: Sequence[int]) -> Iterator[tuple[str, bool]]:
     """The text of each candidate, and whether it is cut."""
-    folders = sorted((pool.folder / "examples").glob("[0-9]*"))
-    examples = load_examples(folders, pool.experiment.examples.unit)
+    examples = packed_pool(pool.folder, pool.experiment)
     tokenizer = load_tokenizer(pool.folder / "tokenizer")
     # A token has a byte at least, but for a few that stand for nothing.
     starts = [

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import load_manifest
-from dsdm.data.examples import counted_lengths
+from dsdm.data.duplicates import load_duplicates
+from dsdm.data.examples import Examples, counted_lengths, load_examples
 from dsdm.datamodel.calibration import load_calibration, load_exact
 from dsdm.datamodel.config import shrinkage_of
 from dsdm.evaluation.agreement import rank_correlations
@@ -26,6 +27,12 @@ MOST_SOURCES = 40
 MOST_COLUMNS = 24
 SAMPLE = 200_000
 LENGTH_BINS = 20
+
+
+def packed_pool(folder: Path, experiment: Experiment) -> Examples:
+    """The packed pool of a run."""
+    folders = sorted((folder / "examples").glob("[0-9]*"))
+    return load_examples(folders, load_duplicates(folder / "duplicates"), experiment.examples.unit)
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,8 @@ class ScoredPool:
 
     def completion_correlation(self) -> float:
         """Rank correlation of score with what is learned of a conversation; NaN for documents."""
-        shards = [counted_lengths(path) for path in sorted(self.folder.glob("examples/[0-9]*"))]
-        found = [lengths for lengths in shards if lengths is not None]
-        return self._correlation_with(np.concatenate(found)) if found else math.nan
+        lengths = counted_lengths(packed_pool(self.folder, self.experiment))
+        return math.nan if lengths is None else self._correlation_with(lengths)
 
     def _correlation_with(self, lengths: np.ndarray) -> float:
         columns = [self.scores.values[self._sample], lengths[self._sample].astype(float)]

@@ -12,16 +12,16 @@ import msgspec
 
 from dsdm.artifacts import State, disk_errors, load_manifest
 from dsdm.datamodel.config import TRAITS
-from dsdm.errors import ConfigError, NumericalError
+from dsdm.errors import ArtifactError, ConfigError, NumericalError
 from dsdm.execute import LOCAL, Submit, Workers, executor, make_here, make_stage
 from dsdm.experiment import Experiment, record_experiment, save_experiment
 from dsdm.graph import Artifact, Graph, StageLister
 from dsdm.lock import alone_in
 from dsdm.stages.check import check, failure
 from dsdm.stages.compare import baselines, evaluations, heldout, models, tuning
-from dsdm.stages.data import examples, overlap, targets, tokenizer
+from dsdm.stages.data import duplicates, examples, overlap, targets, tokenizer
 from dsdm.stages.models import directions, proxies
-from dsdm.stages.pool import freeze_pool
+from dsdm.stages.pool import freeze_pool, require_unchanged
 from dsdm.stages.run import Run, run_of
 from dsdm.stages.scores import scores, screening
 from dsdm.stages.selection import dataset, selection, shared
@@ -30,6 +30,7 @@ from dsdm.stages.topics import topics
 STAGES: dict[str, StageLister] = {
     "tokenizer": tokenizer,
     "examples": examples,
+    "duplicates": duplicates,
     "targets": targets,
     "overlap": overlap,
     "topics": topics,
@@ -173,16 +174,15 @@ def _make(
     """Makes stages in order; `described` is what the run's folder says it was made with."""
     run: Run = graph.run
     described = described or run.experiment
-    run.pool.require_unchanged(run.folder)
+    require_unchanged(run.pool, run.folder)
     _require_files(graph, stages)
-    freeze_pool(run.pool, run.packed / "examples")
+    freeze_pool(run.pool, run.packed[0])
     path = run.folder / "experiment.yaml"
     with disk_errors(path):
         if not path.exists():
             save_experiment(described, path)
     for stage in stages:
-        # A shard is packed without what the shards before it hold.
-        made = make_stage(make_here if stage == "examples" else submit, graph[stage])
+        made = make_stage(submit, graph[stage])
         announce(stage, made, len(graph[stage]))
         if stage == "tokenizer" and _has_models_to_train(graph):
             from dsdm.stages.making.compare import check_baselines
@@ -198,8 +198,7 @@ def _make(
 def _require_files(graph: Graph, stages: list[str]) -> None:
     """Raises ArtifactError where a pool file is gone that is still to be packed or exported."""
     run: Run = graph.run
-    gone = [shard for shard in run.pool.shards if shard.found is None]
-    if not gone:
+    if not run.pool.gone:
         return
     experiment = run.experiment
     exports_documents = (
@@ -209,7 +208,10 @@ def _require_files(graph: Graph, stages: list[str]) -> None:
         and load_manifest(run.folder / "dataset") is None
     )
     if exports_documents or any(one.state()[0] != "done" for one in Graph(run, STAGES)["examples"]):
-        _ = gone[0].file  # raises
+        raise ArtifactError(
+            f"{run.pool.gone[0]}: is part of the pool that this run began with, is still needed, "
+            "and is gone. Put it back, or start over with --redo examples."
+        )
 
 
 def _has_models_to_train(graph: Graph) -> bool:

@@ -29,7 +29,7 @@ def baselines(graph: Graph) -> Iterator[Artifact]:
             # A target without weight is in no mix.
             mix = {name: weight for name, weight in run.weights.items() if weight > 0}
             weights = mix if target is None else {target: 1.0}
-            needed = [*graph["examples"], *graph["targets"]]
+            needed = [*graph["duplicates"], *graph["targets"]]
             if uses_proxies(name, run.experiment.baselines):
                 needed += proxies_of(graph, run)
             yield Artifact(
@@ -150,7 +150,7 @@ def _training(graph: Graph, arm: Arm, seed: int, rate: float, stage: str) -> Art
         "train": training_content(train),
         "seed": [experiment.seed, seed],
     }
-    needed = [*_ranking(graph, run.replicate(seed), arm), *graph["examples"], *graph["tokenizer"]]
+    needed = [*_ranking(graph, run.replicate(seed), arm), *graph["duplicates"], *graph["tokenizer"]]
     needed += graph["targets"] if is_tuning else []
     inputs = fingerprints(needed) | run.base_files(compare.model or experiment.model)
     return Artifact(

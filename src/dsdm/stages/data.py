@@ -1,4 +1,7 @@
-"""The stages that turn files into rows of tokens: tokenizer, examples, targets, overlap."""
+"""The stages that turn files into rows of tokens.
+
+They are tokenizer, examples, duplicates, targets and overlap.
+"""
 
 from collections.abc import Iterator
 
@@ -22,21 +25,40 @@ def tokenizer(graph: Graph) -> Iterator[Artifact]:
 
 
 def examples(graph: Graph) -> Iterator[Artifact]:
-    """One shard of packed rows for each file of the pool."""
+    """Packed rows of each piece of the pool."""
     run: Run = graph.run
     (tokenizer,) = graph["tokenizer"]
     pool = as_dict(run.experiment.pool)
     del pool["files"]
-    for shard in run.pool.shards:
+    for number, part in enumerate(run.pool.pieces):
+        piece = part.piece
         yield Artifact(
             "examples",
-            run.packed / "examples" / shard.folder,
+            part.examples,
             [pool, run.experiment.examples],
-            {"pool file": shard.content, "tokenizer": tokenizer.fingerprint},
+            {
+                "pool file": part.content,
+                "piece": f"{piece.number}: {piece.start}-{piece.end}",
+                "tokenizer": tokenizer.fingerprint,
+            },
             f"{MAKING}:pack",
             run,
-            (shard.number,),
+            (number,),
         )
+
+
+def duplicates(graph: Graph) -> Iterator[Artifact]:
+    """Which documents are copies of earlier ones, over all pieces."""
+    run: Run = graph.run
+    yield Artifact(
+        "duplicates",
+        run.packed[0] / "duplicates",
+        {},
+        fingerprints(graph["examples"]),
+        f"{MAKING}:merge_duplicates",
+        run,
+        remade="inputs",
+    )
 
 
 def targets(graph: Graph) -> Iterator[Artifact]:
@@ -59,15 +81,31 @@ def targets(graph: Graph) -> Iterator[Artifact]:
 
 
 def overlap(graph: Graph) -> Iterator[Artifact]:
-    """Which pool documents and target examples share 13 words in a row."""
+    """Which candidates of each piece share 13 words in a row with a target, and all of them."""
     run: Run = graph.run
-    inputs = fingerprints([*graph["examples"], *graph["targets"]])
-    path = run.packed / "overlap"
-    make = f"{MAKING}:find_overlap"
-    yield Artifact("overlap", path, {}, inputs, make, run, remade="inputs")
+    inputs = fingerprints([*graph["duplicates"], *graph["targets"]])
+    root = run.packed[0] / "overlap"
+    parts = [
+        Artifact(
+            "overlap",
+            root / "pieces" / piece.folder,
+            {},
+            inputs,
+            f"{MAKING}:find_overlap",
+            run,
+            (number,),
+            remade="inputs",
+        )
+        for number, piece in enumerate(run.pool.pieces)
+    ]
+    yield from parts
+    needed = fingerprints(parts)
+    yield Artifact(
+        "overlap", root / "all", {}, needed, f"{MAKING}:merge_overlap", run, remade="inputs"
+    )
 
 
 def usable_pool(graph: Graph) -> dict[str, str]:
     """What decides which candidates there are and which are dropped, as inputs of an artifact."""
-    needed = [*graph["examples"], *(graph["overlap"] if graph.run.experiment.drop_overlap else ())]
-    return fingerprints(needed)
+    overlap = graph["overlap"][-1:] if graph.run.experiment.drop_overlap else []
+    return fingerprints([*graph["duplicates"], *overlap])

@@ -1,6 +1,5 @@
-"""The files of a run's pool, which are fixed when the run begins."""
+"""The pieces of a run's pool, which are fixed when the run begins."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import msgspec
 
 from dsdm.artifacts import disk_errors, write_json
-from dsdm.data.pool import PoolConfig, PoolFile, content_fingerprint, list_pool_files
-from dsdm.errors import ArtifactError, DataError
+from dsdm.data.files import Piece, PoolFile
+from dsdm.data.pool import PoolConfig, content_fingerprint, list_pieces, list_pool_files
+from dsdm.errors import ArtifactError
 from dsdm.progress import progress
 
 POOL = "pool.json"
@@ -23,68 +23,51 @@ class FrozenFile(msgspec.Struct, frozen=True):
     name: str
     """Its URL without secrets."""
     format: str
+    size: int
     version: str
     """Size and time of change, or what the object store says."""
     content: str
     """Fingerprint of what the file holds: a file that is copied or touched is still the same."""
+    pieces: tuple[tuple[int, int], ...]
+    """Where each piece starts and ends."""
 
 
 @dataclass(frozen=True)
-class PoolShard:
-    """A pool file and the number of the shard that is made of it."""
+class PoolPiece:
+    """A piece of the pool, and where what is made of it stands."""
 
-    number: int
-    name: str
-    """The file's URL without secrets."""
-    found: PoolFile | None
-    """The file; None where it is gone."""
+    piece: Piece
     content: str
+    """Fingerprint of its file's content."""
+    root: Path
+    """Folder of the packed pool that it is part of."""
+    folder: str
+    """Name of the folder of what is made of it, in each stage's."""
 
     @property
-    def folder(self) -> str:
-        """Folder name of the shard."""
-        return f"{self.number:05d}"
-
-    @property
-    def file(self) -> PoolFile:
-        """The file itself, for who reads it.
-
-        Raises:
-            ArtifactError: it is gone.
-        """
-        if self.found is None:
-            raise ArtifactError(
-                f"{self.name}: is part of the pool that this run began with, is still needed, and "
-                "is gone. Put it back, or start over with --redo examples."
-            )
-        return self.found
+    def examples(self) -> Path:
+        """Where it is packed."""
+        return self.root / "examples" / self.folder
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The run's files, in order, and those that came to `pool.files` later."""
+    """The run's pool."""
 
-    shards: tuple[PoolShard, ...]
+    files: tuple[FrozenFile, ...]
+    pieces: tuple[PoolPiece, ...]
+    gone: tuple[str, ...] = ()
+    """Files of the pool that are not there any more."""
     later: tuple[str, ...] = ()
-
-    def require_unchanged(self, run: Path) -> None:
-        """Raises ArtifactError where files came later, which a run does not read."""
-        if self.later:
-            names = ", ".join(self.later[:3]) + (" ..." if len(self.later) > 3 else "")
-            raise ArtifactError(
-                f"{names}: {len(self.later)} files in `pool.files` were not there when the run "
-                f"began. Score them with `dsdm score {run} FILES --out DIR` and select from both "
-                "tables; or leave them out of `pool.files`; or start over with --redo examples, or "
-                "in another `run` folder."
-            )
+    """Files in `pool.files` that are not of this pool."""
 
 
-def read_pool(config: PoolConfig, folder: Path, *, reads_files: bool = True) -> Pool:
+def read_pool(config: PoolConfig, root: Path, *, reads_files: bool = True) -> Pool:
     """The pool of a run.
 
     Args:
         config: Names the files.
-        folder: Of the packed pool, which holds the list of files once the run has begun.
+        root: Folder of the packed pool, which holds the list of files once the run has begun.
         reads_files: Whether a file that was never read, or whose version changed, is read for its
             fingerprint. What only asks for states need not.
 
@@ -92,54 +75,82 @@ def read_pool(config: PoolConfig, folder: Path, *, reads_files: bool = True) -> 
         DataError: nothing is in the pool, or a file can't be read.
         ArtifactError: the list of files is damaged.
     """
-    frozen = _load_frozen(folder / POOL)
+    frozen = _load_frozen(root / "examples" / POOL)
     if frozen is None:
-        files = list_pool_files(config)
-        contents = _contents(files, reads_files=reads_files)
-        return Pool(
-            tuple(
-                PoolShard(number, file.shown, file, contents[file.shown])
-                for number, file in enumerate(files)
+        found = list_pool_files(config)
+        pieces = list_pieces(found, config)
+        ranges: dict[str, list[tuple[int, int]]] = {file.shown: [] for file in found}
+        for piece in pieces:
+            ranges[piece.file.shown].append((piece.start, piece.end))
+        contents = _contents(found, reads_files=reads_files)
+        files = [
+            FrozenFile(
+                one.shown,
+                one.format,
+                one.size,
+                one.version,
+                contents[one.shown],
+                tuple(ranges[one.shown]),
             )
-        )
-    found = {file.shown: file for file in _list_present(config)}
-    known = {one.name: one.content for one in frozen}
+            for one in found
+        ]
+        return Pool(tuple(files), tuple(_pieces(files, {f.shown: f for f in found}, root)))
+    present = {file.shown: file for file in list_pool_files(config, may_be_gone=True)}
+    names = {one.name for one in frozen}
     changed = [
-        found[one.name]
+        present[one.name]
         for one in frozen
-        if one.name in found and found[one.name].version != one.version
+        if one.name in present and present[one.name].version != one.version
     ]
-    contents = known | (_contents(changed, reads_files=True) if reads_files else {})
-    shards = (
-        PoolShard(number, one.name, found.get(one.name), contents[one.name])
-        for number, one in enumerate(frozen)
-    )
-    return Pool(tuple(shards), tuple(name for name in found if name not in known))
-
-
-def freeze_pool(pool: Pool, folder: Path) -> None:
-    """Writes down which files the run's pool is made of."""
-    path = folder / POOL
-    before = {one.name: one for one in _load_frozen(path) or ()}
+    contents = _contents(changed, reads_files=True) if reads_files else {}
     files = [
-        FrozenFile(shard.name, shard.found.format, shard.found.version, shard.content)
-        if shard.found is not None
-        else before[shard.name]
-        for shard in pool.shards
+        msgspec.structs.replace(
+            one,
+            content=contents.get(one.name, one.content),
+            version=present[one.name].version if one.name in contents else one.version,
+        )
+        for one in frozen
     ]
+    return Pool(
+        tuple(files),
+        tuple(_pieces(files, present, root)),
+        gone=tuple(name for name in names if name not in present),
+        later=tuple(name for name in present if name not in names),
+    )
+
+
+def freeze_pool(pool: Pool, root: Path) -> None:
+    """Writes down which files and pieces the run's pool is made of."""
+    path = root / "examples" / POOL
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, msgspec.to_builtins(files))
+        write_json(path, msgspec.to_builtins(pool.files))
 
 
-def _list_present(config: PoolConfig) -> list[PoolFile]:
-    """The files that `pool.files` names now; an entry whose files are all gone names none."""
-    present: dict[str, PoolFile] = {}
-    for pattern in config.files:
-        with contextlib.suppress(DataError):
-            one: PoolConfig = msgspec.structs.replace(config, files=[pattern])
-            present |= {file.shown: file for file in list_pool_files(one)}
-    return list(present.values())
+def require_unchanged(pool: Pool, run: Path) -> None:
+    """Raises ArtifactError where files came after the run began, which it does not read."""
+    if not pool.later:
+        return
+    names = ", ".join(pool.later[:3]) + (" ..." if len(pool.later) > 3 else "")
+    raise ArtifactError(
+        f"{names}: {len(pool.later)} files in `pool.files` were not there when the run began. "
+        f"Score them with `dsdm score {run} FILES --out DIR` and select from both tables; or leave "
+        "them out of `pool.files`; or start over with --redo examples, or in another `run` folder."
+    )
+
+
+def _pieces(
+    files: Sequence[FrozenFile], present: dict[str, PoolFile], root: Path
+) -> list[PoolPiece]:
+    pieces: list[PoolPiece] = []
+    for one in files:
+        # A file that is gone is an error where something reads it.
+        file = present.get(one.name, PoolFile(one.name, one.format, one.size, one.version))
+        for number, (start, end) in enumerate(one.pieces):
+            is_last = number == len(one.pieces) - 1
+            piece = Piece(file, number, start, end, is_last=is_last)
+            pieces.append(PoolPiece(piece, one.content, root, f"{len(pieces):05d}"))
+    return pieces
 
 
 def _contents(files: Sequence[PoolFile], *, reads_files: bool) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dsdm.data.sequences import AllBut, Rows
 from dsdm.data.tasks import Part, load_target
 from dsdm.errors import DataError
 from dsdm.experiment import Experiment
-from dsdm.stages.pool import Pool, read_pool
+from dsdm.stages.pool import Pool, PoolPiece, read_pool
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 """Folder in a proxy's that holds its checkpoints but the last."""
+OVERLAP = "candidates.npy"
+"""File in the overlap's folder: candidates that share words with a target, sorted."""
 RATES = "rates.json"
 """File in a proxy's folder: the mean learning rate that led to each of its checkpoints."""
 
@@ -42,8 +44,9 @@ class Run:
     experiment: Experiment
     shared: Path
     """Holds tokenizer, targets and topic groups."""
-    packed: Path
-    """Holds the packed pool: examples, overlap and topics."""
+    packed: tuple[Path, ...]
+    """Hold packed pools: examples, duplicates, overlap and topics. A run makes the first; a
+    selection from several tables reads several."""
     models: Path
     """Holds proxies, directions and screening."""
     reads_pool: bool = True
@@ -82,8 +85,15 @@ class Run:
     @cached_property
     def pool(self) -> Pool:
         """The files of the pool."""
-        folder = self.packed / "examples"
-        return read_pool(self.experiment.pool, folder, reads_files=self.reads_pool)
+        return read_pool(self.experiment.pool, self.packed[0], reads_files=self.reads_pool)
+
+    @cached_property
+    def pieces(self) -> list[PoolPiece]:
+        """The pieces of all packed pools, in the order in which candidates are numbered."""
+        others = (
+            read_pool(self.experiment.pool, root, reads_files=False) for root in self.packed[1:]
+        )
+        return [piece for pool in (self.pool, *others) for piece in pool.pieces]
 
     @cached_property
     def contents(self) -> dict[tuple[str | None, ...], str]:
@@ -109,17 +119,27 @@ class Run:
     @cached_property
     def examples(self) -> "Examples":
         """The packed pool."""
+        from dsdm.data.duplicates import join_duplicates, load_duplicates
         from dsdm.data.examples import load_examples
 
-        folders = [self.packed / "examples" / shard.folder for shard in self.pool.shards]
-        return load_examples(folders, self.experiment.examples.unit)
+        folders = [piece.examples for piece in self.pieces]
+        parts = [load_duplicates(root / "duplicates") for root in self.packed]
+        return load_examples(folders, join_duplicates(parts), self.experiment.examples.unit)
 
     @cached_property
     def dropped(self) -> np.ndarray:
         """Sorted candidates that share text with a target, where such are dropped."""
         if not self.experiment.drop_overlap:
             return np.zeros(0, np.int64)
-        return np.asarray(np.load(self.packed / "overlap" / "candidates.npy"))
+        from dsdm.data.duplicates import load_duplicates
+
+        first, found = 0, []
+        for root in self.packed:
+            found.append(np.load(root / "overlap" / "all" / OVERLAP) + first)
+            first += load_duplicates(root / "duplicates").num_candidates(
+                self.experiment.examples.unit
+            )
+        return np.concatenate(found)
 
     @cached_property
     def usable_rows(self) -> AllBut:
@@ -203,7 +223,9 @@ class Run:
 
 
 @lru_cache(maxsize=8)
-def open_run(experiment: bytes, shared: Path, packed: Path, models: Path, reads_pool: bool) -> Run:
+def open_run(
+    experiment: bytes, shared: Path, packed: tuple[Path, ...], models: Path, reads_pool: bool
+) -> Run:
     """The run that `Run.__reduce__` described; the same object each time in one process."""
     decoded = msgspec.json.decode(experiment, type=Experiment)
     return Run(decoded, shared, packed, models, reads_pool)
@@ -212,7 +234,7 @@ def open_run(experiment: bytes, shared: Path, packed: Path, models: Path, reads_
 def run_of(experiment: Experiment, *, reads_pool: bool = True) -> Run:
     """The run of an experiment."""
     folder = experiment.folder
-    return Run(experiment, folder, folder, folder, reads_pool)
+    return Run(experiment, folder, (folder,), folder, reads_pool)
 
 
 def compare_folder(run_folder: Path, compare: "CompareConfig") -> Path:

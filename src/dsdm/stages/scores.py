@@ -12,16 +12,16 @@ from dsdm.stages.topics import shrinkages
 
 MAKING = "dsdm.stages.making.scores"
 MERGED = "all"
-"""Folder of the scores of every shard and estimator in one table."""
+"""Folder of the scores of every piece and estimator in one table."""
 
 
 def pool_sizes(graph: Graph) -> tuple[int, int]:
     """Candidates and tokens of the packed pool; 0 before it is packed."""
-    sizes = Counter[str]()
-    for shard in graph["examples"]:
-        sizes.update({name: n for name, n in shard.counts().items() if isinstance(n, int)})
+    counts = Counter[str]()
+    for one in graph["duplicates"]:
+        counts.update({name: n for name, n in one.counts().items() if isinstance(n, int)})
     unit = "rows" if graph.run.experiment.examples.unit == "row" else "documents"
-    return sizes[unit], sizes["tokens"]
+    return counts[unit], counts["tokens"]
 
 
 def screening_of(graph: Graph) -> ScreeningConfig | None:
@@ -50,11 +50,11 @@ def screening(graph: Graph) -> Iterator[Artifact]:
 
 
 def scores(graph: Graph) -> Iterator[Artifact]:
-    """For each estimator one file of scores a shard, and all of them in one table."""
+    """For each estimator one file of scores a piece, and all of them in one table."""
     for run in graph.run.replicates:
-        shards = list(_shards(graph, run))
-        yield from shards
-        yield _merged(graph, run, shards)
+        parts = list(_pieces(graph, run))
+        yield from parts
+        yield _merged(graph, run, parts)
 
 
 def merged_of(graph: Graph, run: Run) -> Artifact:
@@ -63,37 +63,38 @@ def merged_of(graph: Graph, run: Run) -> Artifact:
     return found
 
 
-def _shards(graph: Graph, run: Run) -> Iterator[Artifact]:
-    screened = [one for one in graph["screening"] if one.run is run]
+def _pieces(graph: Graph, run: Run) -> Iterator[Artifact]:
+    screened = [one for one in graph["screening"] if one.path.parent == run.models / "screening"]
     wanted = scored_targets([t.name for t in run.experiment.targets], run.experiment.scores)
     # A forward pass serves one direction, a backward pass those of every estimator.
     is_shared = not scores_forward(run.experiment.scores, len(wanted))
     for estimator in run.experiment.estimators:
         needed = directions_of(graph, run, estimator)
         needed += [one for one in screened if one.path.name == estimator]
-        own = fingerprints(needed)
-        for shard, packed in zip(run.pool.shards, graph["examples"], strict=True):
+        needed += graph["duplicates"]
+        inputs = fingerprints(needed)
+        for number, piece in enumerate(run.pool.pieces):
             folder = run.folder / "scores"
-            group = f"{folder / shard.folder}"
+            group = f"{folder / piece.folder}"
             if not (is_shared and TRAITS[estimator].is_slope):
-                group = f"{folder / estimator / shard.folder}"
+                group = f"{folder / estimator / piece.folder}"
             yield Artifact(
                 "scores",
-                folder / estimator / shard.folder,
+                folder / estimator / piece.folder,
                 {},
-                fingerprints([packed]) | own,
+                inputs,
                 f"{MAKING}:score",
                 run,
-                (shard.number, bool(screened)),
+                (number, bool(screened)),
                 key=estimator,
                 together=group,
                 needs_model=True,
             )
 
 
-def _merged(graph: Graph, run: Run, shards: list[Artifact]) -> Artifact:
-    inputs = fingerprints([*shards, *graph["topics"]])
-    # Scores are shrunk in seconds, so by how much decides the table and not the shards.
+def _merged(graph: Graph, run: Run, parts: list[Artifact]) -> Artifact:
+    inputs = fingerprints([*parts, *graph["topics"]])
+    # Scores are shrunk in seconds, so by how much decides the table and not the pieces.
     by_estimator = shrinkages(run)
     inputs["shrinkage"] = str(by_estimator)
     inputs["group means from"] = run.experiment.scores.group_means_from

@@ -11,28 +11,26 @@ GROUPS = "groups"
 
 
 def topics(graph: Graph) -> Iterator[Artifact]:
-    """What tells groups apart, and for each shard of examples the group of each candidate.
+    """What tells groups apart, and for each piece the group of each candidate.
 
     Nothing where no scores are shrunk towards the means of groups.
     """
     run: Run = graph.run
     if not shrinkages(run):
         return
-    examples = graph["examples"]
+    pool = fingerprints(graph["duplicates"])
     folder = run.shared / "topics" / GROUPS
-    groups = Artifact(
-        "topics", folder, {}, fingerprints(examples), f"{MAKING}:fit_groups", run, key=GROUPS
-    )
+    groups = Artifact("topics", folder, {}, pool, f"{MAKING}:fit_groups", run, key=GROUPS)
     yield groups
-    for shard, packed in zip(run.pool.shards, examples, strict=True):
+    for number, piece in enumerate(run.pool.pieces):
         yield Artifact(
             "topics",
-            run.packed / "topics" / shard.folder,
+            run.packed[0] / "topics" / piece.folder,
             {},
-            fingerprints([packed, groups]),
+            pool | fingerprints([groups]),
             f"{MAKING}:sort_candidates",
             run,
-            (shard.number,),
+            (number,),
         )
 
 

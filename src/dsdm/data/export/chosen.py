@@ -1,14 +1,15 @@
-"""The chosen candidates, one pool file at a time: as records with all columns, and as tokens."""
+"""The chosen candidates in the pool's order, as records with columns and as tokens."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
-from dsdm.data.documents import PoolConfig, PoolFile
-from dsdm.data.examples import Examples, Shard, Unit
-from dsdm.data.originals import read_original_rows
+from dsdm.data.documents import Piece, PoolConfig, read_original_rows
+from dsdm.data.examples import Examples, Shard
 from dsdm.data.tokenizer import Tokenizer
 
 SCORE = "dsdm_score"
@@ -25,83 +26,126 @@ ROW_FIELDS = pa.schema(
 
 
 @dataclass(frozen=True)
-class ChosenShard:
-    """What was chosen of one pool file, in the order of the file."""
+class Chosen:
+    """The chosen candidates of a pool."""
 
-    file: PoolFile
+    examples: Examples
+    candidates: np.ndarray
+    """Sorted."""
+    scores: np.ndarray
+    """Of each candidate."""
+    pieces: Sequence[Piece]
+    """What each shard of the examples was packed from."""
+    pool_config: PoolConfig
+    tokenizer: Tokenizer
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each candidate, int64."""
+        return self.examples.tokens_in(self.candidates)
+
+    def shards(self) -> Iterator["ChosenShard"]:
+        """The pieces from which something was chosen, in the pool's order."""
+        for shard, piece in zip(self.examples.shards, self.pieces, strict=True):
+            first = shard.first_candidate
+            here = slice(*np.searchsorted(self.candidates, [first, first + shard.num_candidates]))
+            if len(self.candidates[here]):
+                values = self.scores[here].astype(np.float64)
+                yield ChosenShard(self, shard, piece, self.candidates[here], values)
+
+    def tokens(self) -> Iterator[np.ndarray]:
+        """The tokens of each candidate, as views into mapped files."""
+        return (tokens for shard in self.shards() for tokens in shard.tokens())
+
+    def files(self) -> Iterator["ChosenFile"]:
+        """The files from which something was chosen, in the pool's order."""
+        for _, shards in itertools.groupby(self.shards(), lambda shard: shard.piece.file):
+            yield ChosenFile(self, tuple(shards))
+
+    def records(self) -> Iterator[pa.RecordBatch]:
+        """Batches of all records; each file has a schema of its own."""
+        return (batch for file in self.files() for batch in file.records())
+
+
+@dataclass(frozen=True)
+class ChosenShard:
+    """What was chosen of one piece of the pool, in its order."""
+
+    chosen: Chosen
     shard: Shard
-    unit: Unit
-    candidates: pa.Table
-    """Lines of `Examples.candidates_table`."""
-    starts: np.ndarray
-    """Where each candidate's tokens start in the shard, int64."""
+    piece: Piece
+    candidates: np.ndarray
+    """Sorted."""
     scores: np.ndarray
     """Score of each candidate, float64."""
 
+    @cached_property
+    def lines(self) -> pa.Table:
+        """Lines of `Examples.candidates_table`."""
+        first = self.shard.first_candidate
+        found = []
+        for _, block in self.chosen.examples.read_candidates(self.shard):
+            here = slice(*np.searchsorted(self.candidates, [first, first + len(block)]))
+            found.append(block.take(pa.array(self.candidates[here] - first)))
+            first += len(block)
+        return pa.concat_tables(found)
+
     def tokens(self) -> Iterator[np.ndarray]:
         """The tokens of each candidate, as views into the mapped file."""
-        lengths = self.candidates["num_tokens"].to_numpy()
-        for start, length in zip(self.starts.tolist(), lengths.tolist(), strict=True):
+        rows = self.shard.rows
+        local = self.candidates - self.shard.first_candidate
+        if self.shard.unit == "document":
+            local = np.searchsorted(rows["document"], local)
+        lengths = self.lines["num_tokens"].to_pylist()
+        for start, length in zip(rows["start"][local].tolist(), lengths, strict=True):
             yield self.shard.tokens[start : start + length]
 
-    def records(self, config: PoolConfig, tokenizer: Tokenizer) -> Iterator[pa.RecordBatch]:
-        """Batches of one schema: whole documents as they were in the pool, or rows, with scores."""
-        if self.unit == "row":
-            return self._rows(tokenizer)
-        return self._documents(config)
-
-    def _documents(self, config: PoolConfig) -> Iterator[pa.RecordBatch]:
-        first = 0
-        for batch in read_original_rows(self.file, config, self.candidates["file_row"].to_numpy()):
-            scores = pa.array(self.scores[first : first + batch.num_rows], pa.float64())
-            yield _with_scores(batch, scores)
-            first += batch.num_rows
-        assert first == len(self.scores), (first, len(self.scores))
-
-    def _rows(self, tokenizer: Tokenizer) -> Iterator[pa.RecordBatch]:
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        """Batches of chosen rows with tokens, text and scores."""
         tokens = self.tokens()
         for first in range(0, len(self.scores), BATCH_ROWS):
-            table = self.candidates.slice(first, BATCH_ROWS)
+            table = self.lines.slice(first, BATCH_ROWS)
             batch_tokens = [next(tokens) for _ in range(len(table))]
             columns = [
                 table["id"].combine_chunks(),
                 table["source"].combine_chunks(),
                 pa.array(batch_tokens, ROW_FIELDS.field("tokens").type),
-                pa.array([tokenizer.decode(ids) for ids in batch_tokens], pa.string()),
+                pa.array([self.chosen.tokenizer.decode(ids) for ids in batch_tokens], pa.string()),
                 pa.array(self.scores[first : first + BATCH_ROWS], pa.float64()),
             ]
             yield pa.record_batch(columns, schema=ROW_FIELDS)
 
 
-def iter_chosen(
-    examples: Examples, chosen: np.ndarray, scores: np.ndarray, pool_files: Sequence[PoolFile]
-) -> Iterator[ChosenShard]:
-    """The pool files from which something was chosen; `chosen` is sorted, with its `scores`."""
-    for shard, file in zip(examples.shards, pool_files, strict=True):
-        first, end = shard.first_candidate, shard.first_candidate + shard.num_candidates
-        here = slice(*np.searchsorted(chosen, [first, end]))
-        if len(chosen[here]):
-            table, starts = _lines_of(examples, shard, chosen[here])
-            values = scores[here].astype(np.float64)
-            yield ChosenShard(file, shard, examples.unit, table, starts, values)
+@dataclass(frozen=True)
+class ChosenFile:
+    """What was chosen of one file of the pool."""
 
+    chosen: Chosen
+    shards: tuple[ChosenShard, ...]
 
-def _lines_of(
-    examples: Examples, shard: Shard, candidates: np.ndarray
-) -> tuple[pa.Table, np.ndarray]:
-    """The lines of a shard's chosen candidates, and where each one's tokens start in the shard."""
-    tables, starts = [], []
-    # Candidates lie one after another in the shard, with nothing between.
-    first, offset = shard.first_candidate, 0
-    for _, block in examples.read_candidates(shard):
-        lengths = block["num_tokens"].to_numpy()
-        ends = offset + np.cumsum(lengths)
-        bounds = np.searchsorted(candidates, [first, first + len(block)])
-        local = candidates[slice(*bounds)] - first
-        tables.append(block.take(pa.array(local)))
-        starts.append(ends[local] - lengths[local])
-        first, offset = first + len(block), offset + int(lengths.sum())
-    return pa.concat_tables(tables), np.concatenate(starts)
+    @property
+    def url(self) -> str:
+        """Where the file is."""
+        return self.shards[0].piece.file.url
+
+    def records(self) -> Iterator[pa.RecordBatch]:
+        """Batches of one schema: whole documents as they were in the pool, or rows, with scores."""
+        if self.chosen.examples.unit == "row":
+            return (batch for shard in self.shards for batch in shard.rows())
+        return self._documents()
+
+    def _documents(self) -> Iterator[pa.RecordBatch]:
+        chosen = [
+            (one.piece, one.lines["file_row"].to_numpy() - one.shard.first_file_row)
+            for one in self.shards
+        ]
+        scores = np.concatenate([shard.scores for shard in self.shards])
+        first = 0
+        for batch in read_original_rows(chosen, self.chosen.pool_config):
+            values = pa.array(scores[first : first + batch.num_rows], pa.float64())
+            yield _with_scores(batch, values)
+            first += batch.num_rows
+        assert first == len(scores), (first, len(scores))
 
 
 def _with_scores(batch: pa.RecordBatch, scores: pa.Array) -> pa.RecordBatch:

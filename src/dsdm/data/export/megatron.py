@@ -12,10 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
+from dsdm.data.export.chosen import Chosen
+from dsdm.data.export.dataset import ExportConfig
+from dsdm.data.export.format import ExportFormat, export_format
+
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 TYPE_CODES = {np.dtype("<i4"): 4, np.dtype("<u2"): 8}
 PREFIX = "dataset"
+
+
+@export_format("megatron")
+class Megatron(ExportFormat):
+    """Megatron-LM's indexed dataset of tokens."""
+
+    def write(self, chosen: Chosen, config: ExportConfig, folder: Path) -> None:
+        """Writes dataset.bin and dataset.idx."""
+        write_megatron(chosen.tokens(), chosen.lengths, chosen.tokenizer.vocab_size, folder)
 
 
 def write_megatron(

@@ -92,8 +92,8 @@ def _target_texts(run: Run, name: str) -> list[str]:
 
 def encode_heldout(run: Run, draft: Draft, number: int) -> None:
     """Writes the rows of a task that nothing is selected for."""
-    task = run.compare.heldout[number]
-    write_target(task, run.tokenizer, run.experiment.examples.row_tokens, draft)
+    task, row_tokens = run.compare.heldout[number], run.experiment.examples.row_tokens
+    draft.counts.update(write_target(task, run.tokenizer, row_tokens, draft.path))
 
 
 def train_arm(run: Run, draft: Draft, arm: Arm, seed: int, config: TrainConfig) -> None:

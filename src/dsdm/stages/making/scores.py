@@ -143,8 +143,8 @@ def merge(run: Run, draft: Draft) -> None:
     """Writes the scores of all shards and estimators as one table."""
     folder = run.folder / "scores"
     shards = [
-        [folder / estimator / shard.folder for estimator in run.experiment.estimators]
-        for shard in run.pool.shards
+        [folder / estimator / piece.folder for estimator in run.experiment.estimators]
+        for piece in run.pool.pieces
     ]
     path = draft.path / SCORES
     draft.counts["candidates"] = merge_scores(shards, path, shrinkage_of_run(run))
@@ -242,7 +242,7 @@ def _screened_columns(
     predicted = load_tables(folder).predict(shard).astype(np.float32)
     here = slice(*np.searchsorted(sample.rows, [shard.first_row, shard.first_row + shard.num_rows]))
     known = sample.rows[here] - shard.first_row
-    if run.packed != run.shared:  # the sample is of the run's own pool
+    if run.packed[0] != run.shared:  # the sample is of the run's own pool
         here, known = slice(0, 0), known[:0]
     is_wanted = _above(run, shard, _combined(run, estimator, predicted), sample.cut)
     is_wanted[known] = False

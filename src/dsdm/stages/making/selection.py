@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import Draft, load_manifest
 from dsdm.config import as_dict
-from dsdm.data.export import export_dataset
+from dsdm.data.export import export
 from dsdm.data.near_duplicates import NearDuplicates
 from dsdm.data.stores import upload_folder
 from dsdm.progress import progress
@@ -45,7 +46,7 @@ def target_scores(run: Run, estimator: str, target: str) -> Scores:
         shrinkage = shrinkage_of_run(run)
         assert shrinkage is not None, "an experiment with levels shrinks its scores"
         folder = run.folder / "scores" / estimator
-        shards = [folder / shard.folder for shard in run.pool.shards]
+        shards = [folder / piece.folder for piece in run.pool.pieces]
         values = shrunk_at_levels(shards, estimator, target, shrinkage)
     first = columns[names[0]]
     return dataclasses.replace(first, values=values, method=estimator, target=target)
@@ -87,16 +88,17 @@ def choose(run: Run, draft: Draft, config: SelectionConfig) -> None:
 def write_dataset(run: Run, draft: Draft, selection: Path) -> None:
     """Writes the chosen documents or rows in the format that was asked for."""
     chosen = pq.read_table(selection / SELECTION, columns=["candidate", "score"])
-    export_dataset(
+    counts = export(
         run.examples,
         chosen["candidate"].to_numpy(),
         chosen["score"].to_numpy(),
-        [shard.file for shard in run.pool.shards],
+        [piece.piece for piece in run.pieces],
         run.experiment.pool,
         run.tokenizer,
         run.experiment.export,
-        draft,
+        draft.path,
     )
+    draft.counts.update(msgspec.to_builtins(counts))
     draft.counts["experiment"] = as_dict(run.experiment)
 
 

@@ -10,7 +10,7 @@ from dsdm.progress import progress
 from dsdm.stages.run import Run
 
 GROUP = "group.npy"
-"""File of a shard: the group of each candidate."""
+"""File of a piece: the group of each candidate."""
 AT_ONCE = 4096
 """Candidates whose tokens are held together."""
 
@@ -27,7 +27,7 @@ def fit_groups(run: Run, draft: Draft) -> None:
 
 
 def sort_candidates(run: Run, draft: Draft, number: int) -> None:
-    """Writes the group of each candidate of a shard."""
+    """Writes the group of each candidate of a piece."""
     groups = topics.load_groups(run.shared / "topics" / "groups")
     examples, shard = run.examples, run.examples.shards[number]
     end = shard.first_candidate + shard.num_candidates
@@ -42,7 +42,7 @@ def sort_candidates(run: Run, draft: Draft, number: int) -> None:
 
 def group_of_candidate(run: Run) -> Int[np.ndarray, " candidates"]:
     """The group of each candidate of the pool."""
-    folders = [run.packed / "topics" / shard.folder for shard in run.pool.shards]
+    folders = [piece.root / "topics" / piece.folder for piece in run.pieces]
     return np.concatenate([np.load(folder / GROUP) for folder in folders])
 
 

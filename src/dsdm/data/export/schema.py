@@ -5,15 +5,11 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsdm.data.documents import PoolConfig
-from dsdm.data.export.chosen import SCORE, ChosenShard
-from dsdm.data.pool import pool_error
-from dsdm.data.tokenizer import Tokenizer
+from dsdm.data.export.chosen import SCORE, Chosen
+from dsdm.data.files import pool_error
 
 
-def common_schema(
-    shards: Iterator[ChosenShard], config: PoolConfig, tokenizer: Tokenizer
-) -> pa.Schema:
+def common_schema(chosen: Chosen) -> pa.Schema:
     """Columns that hold the records of every pool file, the score last.
 
     Raises:
@@ -21,25 +17,23 @@ def common_schema(
     """
     common = pa.schema([])
     files: list[str] = []
-    for shard in shards:
-        schema = next(shard.records(config, tokenizer)).schema
-        common = _unify(common, schema, [*files, shard.file.url])
-        files.append(shard.file.url)
+    for file in chosen.files():
+        schema = next(file.records()).schema
+        files.append(file.url)
+        common = _unify(common, schema, files)
     fields = [field for field in common if field.name != SCORE]
     return pa.schema([*fields, common.field(SCORE)])
 
 
-def cast_records(
-    shards: Iterator[ChosenShard], config: PoolConfig, tokenizer: Tokenizer, schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+def cast_records(chosen: Chosen, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """All records with the columns of `schema`; those a file lacks are null.
 
     Raises:
         DataError: a value would change.
     """
-    for shard in shards:
-        for batch in shard.records(config, tokenizer):
-            columns = [_cast(batch, field, shard.file.url) for field in schema]
+    for file in chosen.files():
+        for batch in file.records():
+            columns = [_cast(batch, field, file.url) for field in schema]
             yield pa.record_batch(columns, schema=schema)
 
 
