@@ -33,7 +33,7 @@ from hypothesis.database import InMemoryExampleDatabase
 from record import figure, write_figures
 
 from dsdm.artifacts import MANIFEST, check_contents, load_cost, load_manifest, writing
-from dsdm.data.documents import PoolConfig, list_pool_files, read_documents
+from dsdm.data.documents import PoolConfig, list_pieces, list_pool_files, read_documents
 from dsdm.data.target_files import read_jsonl_examples
 from dsdm.errors import DsdmError
 from dsdm.experiment import load_experiment
@@ -239,8 +239,8 @@ def _read_pool(name: str, **options: Any) -> Check:
         path = folder / name
         path.write_bytes(content)
         config = PoolConfig(files=[str(path)], max_document_bytes=1_000_000, **options)
-        for file in list_pool_files(config):
-            for _ in read_documents(file, config, reject=lambda rejected: None):
+        for piece in list_pieces(list_pool_files(config), config):
+            for _ in read_documents(piece, config, reject=lambda rejected: None):
                 pass
 
     return check
@@ -256,8 +256,7 @@ def _read_target(folder: Path, content: bytes) -> None:
 def _read_yaml(folder: Path, content: bytes) -> None:
     path = folder / "experiment.yaml"
     path.write_bytes(content)
-    for load in load_experiment:
-        load(path, [])
+    load_experiment(path)
 
 
 def _finished(folder: Path) -> Path:

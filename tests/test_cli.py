@@ -1,10 +1,11 @@
 """The commands, on a whole experiment of two seconds."""
 
-import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -44,7 +45,7 @@ def content(folder: Path, *parts: str) -> dict[str, bytes]:
     return {str(f): f.read_bytes() for f in files if f.is_file() and f.name not in PER_RUN}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["status", "FILE"], ["new", "NEW"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "FILE"], ["new", "NEW"], ["schema"]])
 def test_quick_commands_import_nothing_heavy(
     finished: Path, tmp_path: Path, arguments: list[str]
 ) -> None:
@@ -100,15 +101,8 @@ def test_settings_may_stand_anywhere(finished: Path, dsdm: Dsdm) -> None:
         assert states(dsdm, *words)["proxies/0"] == "stale"
 
 
-def test_every_flag_of_a_command_is_told_from_settings() -> None:
-    (commands,) = (a for a in cli._parser()._actions if isinstance(a.choices, dict))
-    parsers = [cli._parser(), *commands.choices.values()]
-    options = {word for parser in parsers for a in parser._actions for word in a.option_strings}
-    assert {word for word in options if word.startswith("--")} == set(cli.OWN_FLAGS)
-
-
 def test_help_names_the_stages() -> None:
-    assert cli.SETTINGS.partition("in order:")[2].split() == list(STAGES)
+    assert cli.STAGES.partition("in order:")[2].split() == list(STAGES)
 
 
 def test_what_asks_for_states_and_costs_does_not_read_the_pool(
@@ -213,10 +207,10 @@ def test_a_comparison_without_a_section_is_the_standard_one_whatever_else_is_set
 ) -> None:
     seen: list[Experiment] = []
 
-    def run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-        seen.append(load_experiment(parsed.file, overrides))
+    def run(file: Path, settings: cli.Settings, **options: object) -> None:
+        seen.append(load_experiment(file, settings))
 
-    monkeypatch.setattr("dsdm.cli._run", run)
+    monkeypatch.setattr(cli.run, "callback", run)
     assert main(["compare", str(finished), "--compare.seeds", "5"]) == 0
     assert main(["compare", str(finished), "--compare", "{arms: [top]}"]) == 0
     standard, own = (experiment.compare for experiment in seen)
@@ -279,9 +273,19 @@ def test_a_new_experiment_can_be_written_and_loaded(tmp_path: Path, dsdm: Dsdm) 
     [
         (["run", "FILE", "--until", "scroes"], "'scroes' is not a stage. Stages are tokenizer"),
         (["run", "FILE", "--redo", "all"], "'all' is not a stage"),
-        (["run", "FILE", "word"], "'word': unexpected. Overrides look like"),
-        (["run", "FILE", "--proxies.count"], "--proxies.count: needs a value"),
-        (["report", "RUN", "--proxies.count", "3"], "does not take --proxies.count"),
+        (["run", "FILE", "word"], "unexpected extra argument (word). See `dsdm run --help`."),
+        (["run", "FILE", "--proxies.count"], "--proxies.count: needs a value."),
+        (["run", "--proxies.count", "--dry-run", "FILE"], "--proxies.count: needs a value."),
+        (["run", "FILE", "--dryrun"], "No such option '--dryrun'. Did you mean '--dry-run'?"),
+        (["run", "FILE", "--verbose"], "--verbose stands before run"),
+        (["run", "FILE", "--workers", "0"], "'--workers': 0 is not in the range"),
+        (["run"], "Missing argument 'FILE'. See `dsdm run --help`."),
+        (["rn", "FILE"], "No such command 'rn'. Did you mean 'run'?"),
+        (["report", "RUN", "--proxies.count", "3"], "No such option '--proxies.count'"),
+        (["select", "RUN"], "Missing option '--out'"),
+        (["select", "RUN", "RUN", "--out", "x"], "Give one run"),
+        (["new", "ABSENT", "--plugin", "no_such_module"], "`no_such_module` cannot be imported"),
+        (["verify", "ABSENT"], "is no run folder"),
         (["new", "FILE"], "exists already"),
         (["run", "absent.yaml"], "absent.yaml: cannot be read (No such file"),
     ],
@@ -289,7 +293,8 @@ def test_a_new_experiment_can_be_written_and_loaded(tmp_path: Path, dsdm: Dsdm) 
 def test_a_command_that_makes_no_sense_says_so(
     finished: Path, dsdm: Dsdm, arguments: list[str], message: str
 ) -> None:
-    places = {"FILE": finished, "RUN": finished.parent / "run"}
+    folder = finished.parent
+    places = {"FILE": finished, "RUN": folder / "run", "ABSENT": folder / "absent"}
     code, out, err = dsdm(*(places.get(word, word) for word in arguments))
     assert (code, out) == (2, "")
     assert err.startswith("dsdm: ")
@@ -305,3 +310,55 @@ def test_an_interruption_is_no_traceback(
     monkeypatch.setattr("dsdm.stages.run_experiment", interrupt)
     code, _, err = dsdm("run", tiny)
     assert (code, err) == (130, "dsdm: stopped; the same command goes on from here.\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    script = "import sys; from dsdm.cli import main; sys.exit(main(['schema']))"
+    done = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert done.stdout is not None
+    assert done.stderr is not None
+    done.stdout.close()
+    assert (done.stderr.read(), done.wait()) == (b"", 0)
+    done.stderr.close()
+
+
+def test_without_a_verb_the_help_is_shown(dsdm: Dsdm) -> None:
+    code, out, err = dsdm()
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: dsdm [OPTIONS] COMMAND")
+
+
+def test_the_version_is_the_package_s(dsdm: Dsdm) -> None:
+    assert dsdm("--version") == (0, f"dsdm {version('dsdm')}\n", "")
+
+
+def test_a_shell_completes_verbs(dsdm: Dsdm, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"_DSDM_COMPLETE": "bash_complete", "COMP_WORDS": "dsdm sta", "COMP_CWORD": "1"}
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    assert dsdm()[:2] == (0, "plain,status\n")
+
+
+def test_a_schema_is_printed_as_json(dsdm: Dsdm) -> None:
+    code, out, _ = dsdm("schema")
+    assert code == 0
+    assert json.loads(out)["$ref"] == "#/$defs/Experiment"
+
+
+def test_a_run_is_verified_to_the_last_byte(finished: Path, tmp_path: Path, dsdm: Dsdm) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.parent / "run", folder)
+    code, out, _ = dsdm("verify", folder)
+    assert code == 0
+    assert "artifacts, all as they were written" in out
+    tokens = next((folder / "examples").rglob("*.npy"), None) or next(folder.rglob("*.parquet"))
+    stat = tokens.stat()
+    content = bytearray(tokens.read_bytes())
+    content[-1] ^= 1
+    tokens.write_bytes(content)
+    os.utime(tokens, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    code, _, err = dsdm("verify", folder)
+    assert code == 2
+    assert f"{tokens}: is damaged: other bytes" in err

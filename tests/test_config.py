@@ -1,6 +1,8 @@
 """Reading configuration files and overrides."""
 
 import math
+import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -206,3 +208,17 @@ def test_a_plugin_that_is_not_there_is_named(tmp_path: Path) -> None:
         tmp_path, FILE, ("plugins", "[a/b.py]")
     )
     assert "--plugins 3: `plugins`: Expected `array`" in refusal(tmp_path, FILE, ("plugins", "3"))
+
+
+def test_a_process_that_is_sent_an_experiment_has_its_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "sent_plugin.py").write_text("print('imported')\n")
+    (tmp_path / "mine.yaml").write_text(FILE + "plugins: [sent_plugin]\n")
+    sent = pickle.dumps(load_experiment(tmp_path / "mine.yaml"))
+    script = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, input=sent, capture_output=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == (b"imported\n", b"", 0)

@@ -85,11 +85,13 @@ def test_datasets_reads_the_chosen_conversations_as_trainers_do(tmp_path: Path, 
     assert [turn["role"] for turn in found[0]["messages"]] == ["user", "assistant"]
 
 
-def test_the_page_s_experiment_can_be_read(tmp_path: Path) -> None:
+def test_the_page_s_experiment_is_what_new_writes(tmp_path: Path, dsdm: Dsdm) -> None:
     (block,) = [b for b in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "pool:" in b]
     (tmp_path / "mine.yaml").write_text(block, encoding="utf-8")
     experiment = load_experiment(tmp_path / "mine.yaml")
     assert experiment.own_tokenizer.path == experiment.model.path
+    assert dsdm("new", tmp_path / "new.yaml", "--finetune", "--minimal")[0] == 0
+    assert load_experiment(tmp_path / "new.yaml") == experiment
 
 
 def test_figures_are_of_a_finished_comparison(

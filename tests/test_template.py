@@ -1,153 +1,146 @@
-"""The template of `dsdm new` and the configuration classes say the same."""
+"""What `dsdm new` and `dsdm schema` write."""
 
-import ast
-import inspect
 import re
-import textwrap
-import types
-import typing
-from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
-import yaml
 
-from dsdm.config import Config, as_dict, parse_config
-from dsdm.data.tasks import TargetConfig
+from dsdm.config import Config, as_dict, load_config
 from dsdm.errors import ConfigError
+from dsdm.evaluation.arms import CompareConfig
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.lm.config import TrainConfig
-from dsdm.template import TEMPLATE, write_template
+from dsdm.lm.config import LoraConfig
+from dsdm.template import (
+    FINETUNING,
+    PRETRAINING,
+    field_help,
+    make_schema,
+    make_template,
+    write_template,
+)
 
-LINES = TEMPLATE.read_text(encoding="utf-8").splitlines()
-SETTING = re.compile(r"^( *)(?:- )?#?(\w+):(?: (.*))?$")
-SHOWN_ELSEWHERE = {
-    "compare.model": "model",
-    "compare.train": "proxies.train",
-    "compare.heldout": "targets",
-}
-FILLED = {"run", "pool.files", "targets.name", "targets.file", "model.config", "selection.fraction"}
+FULL = make_template(Experiment, PRETRAINING)
 
 
-def test_a_new_file_is_the_template(tmp_path: Path) -> None:
-    write_template(tmp_path / "my.yaml")
-    assert (tmp_path / "my.yaml").read_bytes() == TEMPLATE.read_bytes()
+def settings(value: object, prefix: str = "") -> dict[str, object]:
+    """Values by dotted name; of lists of sections those of the first."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = value[0]
+    if not isinstance(value, dict) or prefix == "model.config.":
+        return {prefix.removesuffix("."): value}
+    found: dict[str, object] = {}
+    for name, item in value.items():
+        found |= settings(item, f"{prefix}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("values", [PRETRAINING, FINETUNING], ids=["pretraining", "finetuning"])
+def test_what_is_written_loads_as_the_values_and_defaults(tmp_path: Path, values: dict) -> None:
+    write_template(tmp_path / "full.yaml", Experiment, values)
+    write_template(tmp_path / "minimal.yaml", Experiment, values, minimal=True)
+    minimal = (tmp_path / "minimal.yaml").read_text(encoding="utf-8")
+    assert load_experiment(tmp_path / "full.yaml") == load_experiment(tmp_path / "minimal.yaml")
+    assert len(minimal.splitlines()) <= 13 + len(values)
+    loaded = settings(as_dict(load_experiment(tmp_path / "minimal.yaml")))
+    assert {name: loaded[name] for name in values} == values
+
+
+class AnyContent(Config):
+    content: dict
+
+
+def uncommented(folder: Path, text: str) -> dict:
+    """What a template holds when every commented default is taken in."""
+    lines = re.sub(r"^( *(?:- )?)#(\w+:)", r"\1\2", text, flags=re.MULTILINE).splitlines()
+    path = folder / "all.yaml"
+    path.write_text("content:\n" + "".join(f"  {line}\n" for line in lines), encoding="utf-8")
+    return load_config(path, AnyContent).content
+
+
+def test_every_setting_stands_there_with_its_default(tmp_path: Path) -> None:
+    write_template(tmp_path / "full.yaml", Experiment, PRETRAINING)
+    expected = as_dict(load_experiment(tmp_path / "full.yaml"))
+    found = uncommented(tmp_path, FULL)
+    # Sections that are null by default are shown with the defaults that they have when given.
+    assert expected.pop("compare") is None
+    assert expected["model"].pop("lora") is None
+    assert found.pop("compare") == as_dict(CompareConfig())
+    assert found["model"].pop("lora") == as_dict(LoraConfig())
+    assert found == expected
+
+
+def test_help_and_choices_stand_above_a_setting() -> None:
+    assert (
+        "  # What one document of a plain text file is. (file, line)\n  #text_documents: file\n"
+    ) in FULL
+    assert "null: the file's name and row" in FULL
+    assert "the proxies'. Same fields as `model`.\n  #model: null\n" in FULL
+    assert max(map(len, FULL.splitlines())) <= 100
+
+
+def test_a_section_in_place_of_a_word_is_a_comment() -> None:
+    assert "  #screening: auto\n  # Or a section of:\n  #   sample: 0.06\n  #     Share" in FULL
+
+
+class Inner(Config):
+    """What the section is for."""
+
+    level: Literal["low", "high"] = "low"
+    """How much."""
+
+
+class Outer(Config):
+    first: int
+    """From the class."""
+    inner: Inner = Inner()
+
+
+Made = msgspec.defstruct(
+    "Made",
+    [("size", int, 3), ("inner", Inner, Inner())],
+    bases=(Config,),
+    namespace={"HELP": {"size": "From the mapping."}},
+    kw_only=True,
+    frozen=True,
+)
+
+
+def test_help_comes_from_the_source_or_the_mapping_or_the_section_s_class() -> None:
+    assert field_help(Outer) == {"first": "From the class.", "inner": "What the section is for."}
+    assert field_help(Made) == {"size": "From the mapping.", "inner": "What the section is for."}
+
+
+def test_a_class_that_was_made_by_a_call_is_written_too(tmp_path: Path) -> None:
+    text = make_template(Made, {"inner.level": "high"})
+    assert "# From the mapping.\n#size: 3\n" in text
+    assert "\ninner:\n  # How much. (high, low)\n  level: high\n" in text
+    assert uncommented(tmp_path, text) == {"size": 3, "inner": {"level": "high"}}
+
+
+def test_a_required_setting_without_an_example_has_no_value() -> None:
+    assert "\n# From the class.\nfirst: null\n" in make_template(Outer, {"first": None})
+    assert "\n# From the class.\n#first: null\n" in make_template(Outer, {})
 
 
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("precious")
     with pytest.raises(ConfigError, match=r"my\.yaml: exists already"):
-        write_template(tmp_path / "my.yaml")
+        write_template(tmp_path / "my.yaml", Experiment, PRETRAINING)
     assert (tmp_path / "my.yaml").read_text() == "precious"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent/my\.yaml: cannot be written"):
-        write_template(tmp_path / "absent" / "my.yaml")
+        write_template(tmp_path / "absent" / "my.yaml", Experiment, PRETRAINING)
 
 
-def test_the_template_loads_as_it_is() -> None:
-    experiment = load_experiment(TEMPLATE, [])
-    assert experiment.selection.fraction == 0.1
-    assert load_experiment(TEMPLATE, [("pool.files", "[other]")]).pool.files == ["other"]
-
-
-def test_every_setting_stands_in_the_template_once() -> None:
-    shown = [path for path, _ in settings()]
-    assert len(set(shown)) == len(shown)
-    assert set(shown) == {path for path, _, _ in fields(Experiment)}
-
-
-def test_every_default_in_the_template_is_the_real_one() -> None:
-    raw = uncommented()
-    for path, _, field in fields(Experiment):
-        is_section = config_in(field.type) is not None and path not in SHOWN_ELSEWHERE
-        if not (field.required or is_section or path in FILLED):
-            assert shown_value(raw, path) == as_dict(default_of(field)), path
-
-
-def test_uncommenting_every_setting_adds_the_comparison_alone() -> None:
-    raw = uncommented()
-    del raw["model"]["lora"]  # adapters are for a model that is given by `path`
-    del raw["scores"]["screening"]
-    with_all = as_dict(parse_config(raw, Experiment, "template"))
-    assert with_all | {"compare": None} == as_dict(load_experiment(TEMPLATE, []))
-
-
-def test_every_help_text_stands_above_its_setting() -> None:
-    above = dict(settings())
-    for path, owner, field in fields(Experiment):
-        text = help_texts(owner).get(field.name, "")
-        assert text.replace("None:", "null:") in above[path], path
-
-
-def fields(owner: type[Config], prefix: str = ""):
-    """Dotted path, class and field of every setting, sections included."""
-    for field in msgspec.structs.fields(owner):
-        path = f"{prefix}{field.name}"
-        yield path, owner, field
-        part = config_in(field.type)
-        if part is not None and path not in SHOWN_ELSEWHERE:
-            yield from fields(part, f"{path}.")
-
-
-def config_in(annotation: object) -> type[Config] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        return annotation
-    if typing.get_origin(annotation) in (tuple, types.UnionType, typing.Union):
-        return next(filter(None, map(config_in, typing.get_args(annotation))), None)
-    return None
-
-
-def settings():
-    """Dotted path of each setting in the template, and the comment above it."""
-    parents: list[tuple[int, str]] = []
-    comment: list[str] = []
-    for line in LINES:
-        match = SETTING.match(line)
-        if match is None:
-            text = line.strip().removeprefix("- ").removeprefix("#").strip()
-            comment = [*comment, text] if text else []
-            continue
-        indent, name, _ = match.groups()
-        parents = [(at, parent) for at, parent in parents if at < len(indent)]
-        yield ".".join([*(parent for _, parent in parents), name]), " ".join(comment)
-        parents.append((len(indent), name))
-        comment = []
-
-
-def uncommented() -> dict:
-    text = "\n".join(re.sub(r"^( *)#(\w+:)", r"\1\2", line) for line in LINES)
-    # What PyYAML reads as text and dsdm as a number.
-    return yaml.safe_load(text.replace("2e-3", "2.0e-3"))
-
-
-def shown_value(raw: dict, path: str) -> object:
-    value: object = raw
-    for name in path.split("."):
-        value = value[0][name] if isinstance(value, list) else value[name]
-    return value
-
-
-def default_of(field: msgspec.structs.FieldInfo) -> object:
-    if field.default is msgspec.NODEFAULT:
-        return field.default_factory()
-    # A section with none of its settings is all defaults.
-    return {} if isinstance(field.default, TrainConfig) else field.default
-
-
-def help_texts(owner: type[Config]) -> dict[str, str]:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
-    body = tree.body[0].body
-    return {
-        field.target.id: " ".join(after.value.value.split())
-        for field, after in pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr)
-    }
-
-
-def test_the_walk_over_the_settings_reaches_the_innermost() -> None:
-    paths = {path for path, _, _ in fields(Experiment)}
-    assert {"targets.delimiter", "proxies.train.lr", "compare.parts"} <= paths
-    assert config_in(tuple[TargetConfig, ...]) is TargetConfig
+def test_the_schema_describes_every_setting_and_refuses_unknown_ones() -> None:
+    definitions = make_schema(Experiment)["$defs"]
+    assert {"Experiment", "TargetConfig", "ProbeConfig", "ScreeningConfig"} <= set(definitions)
+    for name, definition in definitions.items():
+        assert definition["additionalProperties"] is False
+        for setting, described in definition["properties"].items():
+            assert described["description"], f"{name}.{setting}"
+    assert definitions["PoolConfig"]["properties"]["text_documents"]["enum"] == ["file", "line"]

@@ -1,14 +1,16 @@
-"""The command line: `dsdm run`, `compare`, `check`, `status`, `select`, `report`, `new`."""
+"""The command line: one function a verb, each of which imports what it needs."""
 
-import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dsdm.errors import ConfigError, DsdmError
+import click
+
+from dsdm.errors import ArtifactError, ConfigError, DsdmError
 
 if TYPE_CHECKING:
     from dsdm.stages import Workers
@@ -17,35 +19,82 @@ STANDARD_COMPARISON = (
     "{arms: [top, random, random@0.5, random@2, dsir, bm25, source-matched, bottom], seeds: 3}"
 )
 """What `dsdm compare` does where the experiment does not say."""
-OWN_FLAGS = (
-    *("--help", "--verbose", "--until", "--redo", "--dry-run"),
-    *("--workers", "--threads", "--ray"),
-    *("--tokens", "--candidates", "--fraction", "--out"),
-)
-"""All that is no setting of the experiment."""
-SETTINGS = """\
-Any setting of the experiment may be given behind it, such as
+STAGES = """\b
+Any setting of the experiment may be given too, such as
   dsdm run my.yaml --proxies.count 4 --selection.fraction 0.05
-Stages, in order: tokenizer examples targets overlap topics proxies directions check screening
-  scores selection dataset baselines heldout tuning models evaluations shared
+Stages, in order: tokenizer examples targets overlap topics proxies directions
+  check screening scores selection dataset baselines heldout tuning models
+  evaluations shared
 """
-DESCRIPTION = "Choose the training data that makes your language model better at your tasks."
+COMPLETE = "_DSDM_COMPLETE"
+"""Environment variable by which shells ask for completions."""
+
+Settings = Sequence[tuple[str, str]]
+"""Settings given on the command line: dotted name and value."""
+Verb = TypeVar("Verb", bound=Callable[..., None])
+
+
+class SettingsVerb(click.Command):
+    """A verb that takes settings, `--a.b value` or `--a.b=value`, anywhere among its own options.
+
+    Its function gets them as `settings`.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Takes the settings out of `args` and leaves the rest to click."""
+        from difflib import get_close_matches
+
+        own = [option for parameter in self.get_params(ctx) for option in parameter.opts]
+        of_group = [option for parameter in dsdm.params for option in parameter.opts]
+        rest: list[str] = []
+        settings: list[tuple[str, str]] = []
+        words = iter(args)
+        for word in words:
+            name, equals, value = word.partition("=")
+            if not name.startswith("--") or name == "--" or name in own:
+                rest.append(word)
+                continue
+            if name in of_group:
+                raise click.UsageError(f"{name} stands before {ctx.info_name}.", ctx)
+            if near := get_close_matches(name, own, cutoff=0.85):
+                raise click.NoSuchOption(name, possibilities=near, ctx=ctx)
+            if not equals:
+                value = next(words, "--")
+                if value.startswith("--"):
+                    raise click.UsageError(f"{name}: needs a value.", ctx)
+            settings.append((name[2:], value))
+        ctx.params["settings"] = settings
+        return super().parse_args(ctx, rest)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, or 2 for an error that the user can act on."""
+    """Runs one command.
+
+    Returns:
+        The exit code: 0, or 2 for an error that the user can act on, or 130 after an interruption.
+    """
     # No download unless a hub id is named, and no warning about forked tokenizers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if asked := os.environ.get(COMPLETE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(dsdm, {}, "dsdm", COMPLETE, asked)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    own, settings = _split_overrides(words)
-    parsed, stray = _parser().parse_known_args(own)
-    logging.basicConfig(level=logging.INFO if parsed.verbose else logging.ERROR)
     try:
-        overrides = _overrides([*stray, *settings])
-        if overrides and not hasattr(parsed, "takes_overrides"):
-            raise ConfigError(f"`dsdm {parsed.command}` does not take --{overrides[0][0]}.")
-        parsed.function(parsed, overrides)
+        # Exit is how click ends after --help and --version.
+        with suppress(click.exceptions.Exit), dsdm.make_context("dsdm", words) as context:
+            dsdm.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        message = error.format_message()
+        stop = "" if message[-1] in ".?" else "."
+        where = error.ctx.command_path if error.ctx else "dsdm"
+        print(f"dsdm: {message}{stop} See `{where} --help`.", file=sys.stderr)
+        return 2
     except DsdmError as error:
         print(f"dsdm: {error}", file=sys.stderr)
         return 2
@@ -58,210 +107,249 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dsdm", message="%(prog)s %(version)s")
+@click.option("--verbose", is_flag=True, help="Log what libraries have to say.")
+def dsdm(verbose: bool) -> None:
+    """Choose the training data that makes your language model better at your tasks."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR)
+
+
+PATH: Any = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+FILE = click.argument("file", type=PATH)
+RUN = click.argument("run", type=PATH)
+OUT = click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the results.")
+PLUGIN = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="MODULE",
+    help="Show the settings of a plugin too.",
+)
+
+
+def _run_options(verb: Verb) -> Verb:
+    """Adds the options of verbs that do a whole run."""
+    options = (
+        click.option("--until", metavar="STAGE", help="Stop after this stage."),
+        click.option("--redo", metavar="STAGE", help="Delete what a stage has made, and make it."),
+        click.option("--dry-run", is_flag=True, help="Say what it will cost, do nothing."),
+    )
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+def _worker_options(verb: Verb) -> Verb:
+    """Adds the options of verbs that make artifacts."""
+    threads = (
+        "Threads of each; by default the cores are shared out. Another number, other rounding."
+    )
+    on_ray = "Make artifacts on the Ray cluster at this address, `auto`, or `local` to start one."
+    options = (
+        click.option(
+            "--workers", type=COUNT, default=1, metavar="N", help="Processes side by side."
+        ),
+        click.option("--threads", type=COUNT, metavar="T", help=threads),
+        click.option("--ray", metavar="ADDRESS", help=on_ray),
+    )
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+@dsdm.command(cls=SettingsVerb, epilog=STAGES)
+@FILE
+@_run_options
+@_worker_options
+def run(
+    file: Path,
+    settings: Settings,
+    until: str | None,
+    redo: str | None,
+    dry_run: bool,
+    workers: int,
+    threads: int | None,
+    ray: str | None,
+) -> None:
+    """Do every stage that is missing, in order."""
     from dsdm.experiment import load_experiment
 
-    experiment = load_experiment(parsed.file, overrides)
-    if parsed.dry_run and (parsed.redo or parsed.until):
+    experiment = load_experiment(file, settings)
+    if dry_run and (redo or until):
         raise ConfigError("--dry-run forecasts the whole run: leave --redo and --until out.")
-    if parsed.dry_run:
+    if dry_run:
         from dsdm.forecast import forecast
 
         print(forecast(experiment))
         return
+    from dsdm import stages
     from dsdm.pipeline.report import write_run_report
     from dsdm.pipeline.summary import summary_lines
-    from dsdm.stages import check_stage, redo, run_experiment
 
-    check_stage(parsed.until)
-    if parsed.redo:
-        redo(experiment, parsed.redo)
-    _quiet_libraries()
-    workers = _workers(parsed)
-    run = run_experiment(experiment, until=parsed.until, workers=workers, announce=_announce)
-    write_run_report(run.folder)
-    for line in summary_lines(run):
+    stages.check_stage(until)
+    if redo:
+        stages.redo(experiment, redo)
+    on = _workers(workers, threads, ray)
+    done = stages.run_experiment(experiment, until=until, workers=on, announce=_announce)
+    write_run_report(done.folder)
+    for line in summary_lines(done):
         print(line)
 
 
-def _compare(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+@dsdm.command(cls=SettingsVerb, epilog=STAGES)
+@FILE
+@_run_options
+@_worker_options
+@click.pass_context
+def compare(ctx: click.Context, /, file: Path, settings: Settings, **options: Any) -> None:
+    """Run, and train models on what dsdm and others would select."""
     from dsdm.experiment import load_experiment
 
-    others = [(name, value) for name, value in overrides if not name.startswith("compare.")]
-    if load_experiment(parsed.file, others).compare is None:
-        overrides = [("compare", STANDARD_COMPARISON), *overrides]
-    _run(parsed, overrides)
+    others = [(name, value) for name, value in settings if not name.startswith("compare.")]
+    if load_experiment(file, others).compare is None:
+        settings = [("compare", STANDARD_COMPARISON), *settings]
+    ctx.invoke(run, file=file, settings=settings, **options)
 
 
-def _check(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+@dsdm.command(cls=SettingsVerb, epilog="Any setting may be given too, such as --check.rows 4000.")
+@FILE
+@_worker_options
+def check(
+    file: Path, settings: Settings, workers: int, threads: int | None, ray: str | None
+) -> None:
+    """Say whether the scores can be trusted, and why."""
+    from dsdm import stages
     from dsdm.experiment import load_experiment
-    from dsdm.stages import run_check
     from dsdm.stages.making.check import load_check
     from dsdm.trust.lines import check_lines
 
-    experiment = load_experiment(parsed.file, overrides)
-    _quiet_libraries()
-    run = run_check(experiment, workers=_workers(parsed), announce=_announce)
-    for line in check_lines(load_check(run.folder)):
+    experiment = load_experiment(file, settings)
+    on = _workers(workers, threads, ray)
+    done = stages.run_check(experiment, workers=on, announce=_announce)
+    for line in check_lines(load_check(done.folder)):
         print(line)
 
 
-def _workers(parsed: argparse.Namespace) -> "Workers":
-    from dsdm.stages import Workers
+@dsdm.command(
+    cls=SettingsVerb, epilog="Any setting may be given too: would it make something stale?"
+)
+@FILE
+def status(file: Path, settings: Settings) -> None:
+    """Say what is done, missing or stale, and why."""
+    from dsdm.experiment import load_experiment
+    from dsdm.stages import run_status
 
-    return Workers(parsed.workers, parsed.threads, parsed.ray)
+    experiment = load_experiment(file, settings)
+    for found in run_status(experiment):
+        name = found.artifact.path.relative_to(experiment.folder)
+        more = f"; {len(found.changes) - 4} more" if len(found.changes) > 4 else ""
+        print(f"{found.state:8} {name}  {'; '.join(found.changes[:4])}{more}".rstrip())
 
 
-def _quiet_libraries() -> None:
+@dsdm.command(
+    cls=SettingsVerb,
+    epilog="Settings of `selection` may be given too, such as --source_cap 0.2. "
+    "Without a budget it is the run's own.",
+)
+@click.argument("tables", type=PATH, nargs=-1, required=True, metavar="RUN")
+@OUT
+@click.option("--tokens", metavar="N", help="Budget in tokens, such as 1.5M.")
+@click.option("--candidates", metavar="N", help="Budget in documents or rows.")
+@click.option("--fraction", metavar="X", help="Budget as a share of the pool's tokens.")
+@click.option("--estimator", metavar="NAME", help="Whose scores select.")
+@click.option("--format", metavar="NAME", help="What the dataset is written as.")
+def select(
+    tables: tuple[Path, ...],
+    settings: Settings,
+    out: Path,
+    estimator: str | None,
+    format: str | None,
+    **budget: str | None,
+) -> None:
+    """Select again from the scores of a finished RUN."""
+    from dsdm.stages.reselect import reselect
+
+    if len(tables) > 1:
+        raise click.UsageError("Give one run.")
+    (folder,) = tables
+    overrides = [
+        (f"selection.{name.removeprefix('selection.')}", value) for name, value in settings
+    ]
+    named = {f"selection.{name}": value for name, value in budget.items()}
+    named |= {"estimator": estimator, "export.format": format}
+    overrides += [(name, value) for name, value in named.items() if value is not None]
+    is_run = (folder / "experiment.yaml").exists()
+    print(reselect(folder / "scores" if is_run else folder, overrides, out))
+
+
+@dsdm.command()
+@RUN
+def report(run: Path) -> None:
+    """Write the report of a RUN, one HTML file."""
+    from dsdm.pipeline.report import write_run_report
+
+    print(write_run_report(run))
+
+
+@dsdm.command()
+@RUN
+def verify(run: Path) -> None:
+    """Read all of a RUN and say what is not as it was written."""
+    from dsdm import artifacts
+
+    if not (run / "experiment.yaml").is_file():
+        raise ArtifactError(f"{run}: is no run folder, it has no experiment.yaml.")
+    folders = artifacts.finished(run)
+    for folder in folders:
+        artifacts.check_contents(folder)  # the manifest itself
+        if manifest := artifacts.load_manifest(folder):
+            artifacts.verify(folder, manifest)
+    print(f"{run}: {len(folders)} artifacts, all as they were written.")
+
+
+@dsdm.command()
+@FILE
+@click.option("--minimal", is_flag=True, help="Write only what must be filled in.")
+@click.option("--finetune", is_flag=True, help="Start from the settings for a fine-tune.")
+@PLUGIN
+def new(file: Path, minimal: bool, finetune: bool, plugins: tuple[str, ...]) -> None:
+    """Write an experiment with the help and default of all settings."""
+    from dsdm.experiment import Experiment, import_plugins
+    from dsdm.template import FINETUNING, PRETRAINING, write_template
+
+    import_plugins(plugins)
+    write_template(file, Experiment, FINETUNING if finetune else PRETRAINING, minimal)
+    print(f"{file}: edit it, then `dsdm run {file}`.")
+
+
+@dsdm.command()
+@PLUGIN
+def schema(plugins: tuple[str, ...]) -> None:
+    """Print the JSON schema of experiments, for editors."""
+    import json
+
+    from dsdm.experiment import Experiment, import_plugins
+    from dsdm.template import make_schema
+
+    import_plugins(plugins)
+    print(json.dumps(make_schema(Experiment), indent=2))
+
+
+def _workers(workers: int, threads: int | None, ray: str | None) -> "Workers":
+    """Who makes artifacts, with the bars of libraries off."""
     from transformers.utils import logging as transformers_logging
 
+    from dsdm.stages import Workers
+
     transformers_logging.disable_progress_bar()
+    return Workers(workers, threads, ray)
 
 
 def _announce(stage: str, made: int, total: int) -> None:
     if total:
         print(f"{stage:12} {made} made, {total - made} already done", file=sys.stderr, flush=True)
-
-
-def _status(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    from dsdm.experiment import load_experiment
-    from dsdm.stages import run_status
-
-    experiment = load_experiment(parsed.file, overrides)
-    for status in run_status(experiment):
-        name = status.artifact.path.relative_to(experiment.folder)
-        print(f"{status.state:8} {name}  {_in_short(status.changes)}".rstrip())
-
-
-def _in_short(changes: Sequence[str]) -> str:
-    more = f"; {len(changes) - 4} more" if len(changes) > 4 else ""
-    return "; ".join(changes[:4]) + more
-
-
-def _select(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    from dsdm.stages.reselect import reselect
-
-    budget = {
-        "tokens": parsed.tokens,
-        "candidates": parsed.candidates,
-        "fraction": parsed.fraction,
-    }
-    given = {name: value for name, value in budget.items() if value is not None}
-    print(reselect(parsed.scores, given, overrides, parsed.out))
-
-
-def _report(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    from dsdm.pipeline.report import write_run_report
-
-    print(write_run_report(parsed.run))
-
-
-def _new(parsed: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    from dsdm.template import write_template
-
-    write_template(parsed.file)
-    print(f"{parsed.file}: edit it, then `dsdm run {parsed.file}`.")
-
-
-def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words for argparse, and the settings, each with its value where that is a word apart."""
-    own: list[str] = []
-    settings: list[str] = []
-    takes_value = False
-    for word in words:
-        name, equals, _ = word.partition("=")
-        is_setting = name.startswith("--") and name != "--" and name not in OWN_FLAGS
-        (settings if takes_value or is_setting else own).append(word)
-        takes_value = is_setting and not equals and not takes_value
-    return own, settings
-
-
-def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
-    """`--train.lr 1e-3` and `--train.lr=1e-3` as pairs."""
-    pairs = []
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise ConfigError(f"{word!r}: unexpected. Overrides look like --proxies.train.lr 1e-3.")
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words:
-                raise ConfigError(f"--{name}: needs a value.")
-            value = words.pop(0)
-        pairs.append((name, value))
-    return pairs
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dsdm", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--verbose", action="store_true", help="log what libraries have to say")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="do every stage that is missing, in order")
-    run.set_defaults(function=_run, takes_overrides=True)
-    compare = commands.add_parser(
-        "compare", help="run, and train models on the selection and on what others would select"
-    )
-    compare.set_defaults(function=_compare, takes_overrides=True)
-    for command in (run, compare):
-        _add_run_arguments(command)
-        command.epilog = SETTINGS
-        command.formatter_class = argparse.RawDescriptionHelpFormatter
-
-    check = commands.add_parser("check", help="say whether the scores can be trusted, and why")
-    check.add_argument("file", type=Path, help="experiment, a YAML file")
-    _add_workers(check)
-    check.set_defaults(function=_check, takes_overrides=True)
-    check.epilog = "Any setting may be given behind it, such as --check.rows 4000."
-
-    status = commands.add_parser("status", help="say what is done, missing or stale, and why")
-    status.add_argument("file", type=Path, help="experiment, a YAML file")
-    status.set_defaults(function=_status, takes_overrides=True)
-    status.epilog = "Any setting may be given behind it: would it make something stale?"
-
-    select = commands.add_parser("select", help="select again from finished scores")
-    select.add_argument("scores", type=Path, help="scores folder of a run")
-    budget = select.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--tokens", type=float, help="budget in tokens, such as 1e9")
-    budget.add_argument("--candidates", type=int, help="budget in documents or rows")
-    budget.add_argument("--fraction", type=float, help="budget as a share of the pool's tokens")
-    select.add_argument("--out", type=Path, required=True, help="folder for selection and dataset")
-    select.set_defaults(function=_select, takes_overrides=True)
-    select.epilog = "Settings of `selection` may be given behind it, such as --source_cap 0.2."
-
-    report = commands.add_parser("report", help="write the report of a run, one HTML file")
-    report.add_argument("run", type=Path, help="folder of the run")
-    report.set_defaults(function=_report)
-
-    new = commands.add_parser("new", help="write a commented template of an experiment")
-    new.add_argument("file", type=Path, help="YAML file to write")
-    new.set_defaults(function=_new)
-    return parser
-
-
-def _add_run_arguments(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    _add_workers(command)
-    add("file", type=Path, help="experiment, a YAML file")
-    add("--until", metavar="STAGE", help="stop after this stage")
-    add("--redo", metavar="STAGE", help="delete what a stage has made, and make it")
-    add("--dry-run", action="store_true", help="say what it will cost, do nothing")
-
-
-def _add_workers(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--workers", type=_positive, default=1, metavar="N", help="processes side by side")
-    threads = "threads of each; by default the cores are shared out. Another number, other rounding"
-    add("--threads", type=_positive, metavar="T", help=threads)
-    on_ray = "make artifacts on the Ray cluster at this address, `auto`, or `local` to start one"
-    add("--ray", metavar="ADDRESS", help=on_ray)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -89,6 +90,7 @@ class Experiment(Config):
     """Folder of the run; stages and their results are folders in it."""
     pool: PoolConfig
     targets: tuple[TargetConfig, ...]
+    """What the model should become good at; each needs one of `file`, `text` and `task`."""
     model: ModelConfig
     """The proxies' model, and the target models' where `compare.model` names no other."""
     selection: SelectionConfig
@@ -121,6 +123,8 @@ class Experiment(Config):
 
     def __post_init__(self) -> None:
         """Refuses settings that contradict each other."""
+        # A worker process, too, gets its experiment by this way.
+        import_plugins(self.plugins)
         names = [target.name for target in self.targets]
         if not names:
             raise ValueError("`targets` must name at least one target")
@@ -266,7 +270,8 @@ class Experiment(Config):
         return Path(self.run)
 
 
-def import_plugins(modules: Sequence[str] = ()) -> None:
+@cache
+def import_plugins(modules: tuple[str, ...] = ()) -> None:
     """Imports the modules of installed packages' entry points, then `modules`.
 
     Raises:
@@ -301,7 +306,7 @@ def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Ex
     file = read_config(path, overrides, BUDGETS)
     plugins = file.content.get("plugins")
     if isinstance(plugins, list):
-        import_plugins([name for name in plugins if isinstance(name, str)])
+        import_plugins(tuple(name for name in plugins if isinstance(name, str)))
     else:
         import_plugins()  # `parse` refuses what is no list
     experiment = file.parse(Experiment)

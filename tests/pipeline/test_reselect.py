@@ -38,7 +38,7 @@ def test_another_budget_is_selected_and_exported(run: Path, tmp_path: Path, dsdm
 def test_the_budget_of_the_run_selects_what_the_run_did(
     run: Path, tmp_path: Path, dsdm: Dsdm
 ) -> None:
-    assert dsdm("select", run / "scores", "--fraction", "0.2", "--out", tmp_path / "out")[0] == 0
+    assert dsdm("select", run, "--out", tmp_path / "out")[0] == 0
     same = pq.read_table(tmp_path / "out" / "selection" / "selection.parquet")
     assert same.equals(pq.read_table(run / "selection" / "selection.parquet"))
 
@@ -77,7 +77,7 @@ def test_nothing_of_the_run_changes(run: Path, tmp_path: Path, dsdm: Dsdm) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN", "--tokens", "9"], "is not the scores folder of a run: there is no"),
+        (["RUN/scores/all", "--tokens", "9"], "is not the scores folder of a run: there is no"),
         (["RUN/scores", "--tokens", "9e9"], "5,384"),
         (["RUN/scores", "--tokens", "9", "--source_cup", "1"], "unknown field `source_cup`"),
         (["RUN/scores", "--tokens", "9", "--random_share", "much"], "Expected `float`, got `str`"),

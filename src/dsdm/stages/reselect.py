@@ -1,7 +1,7 @@
 """Selecting again from the scores of a finished run, with another budget or other rules."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dsdm.artifacts import check_contents
@@ -15,26 +15,21 @@ from dsdm.stages.run import run_of
 from dsdm.stages.scores import merged_of, pool_sizes
 from dsdm.stages.selection import MAKING
 
-BUDGETS = ("tokens", "candidates", "fraction")
 
-
-def reselect(
-    scores: Path, budget: Mapping[str, int | float], overrides: Sequence[tuple[str, str]], out: Path
-) -> str:
+def reselect(scores: Path, overrides: Sequence[tuple[str, str]], out: Path) -> str:
     """One line about the selection that was written to `out`.
 
     Args:
         scores: The scores folder of a run, RUN/scores.
-        budget: The new budget: `tokens`, `candidates` or `fraction`.
-        overrides: Settings of the run's `selection` to replace, such as ("source_cap", "0.2").
+        overrides: Settings of the run to replace, such as ("selection.source_cap", "0.2"); a budget
+            takes the place of the run's.
         out: Gets the folders `selection` and `dataset`.
 
     Raises:
         ArtifactError: there are no finished scores, or `out` holds another selection.
-        ConfigError: an override is not a setting of `selection`, or more is wanted than a screening
-            has scored.
+        ConfigError: an override is no setting, or more is wanted than a screening has scored.
     """
-    experiment = _load(scores, budget, overrides)
+    experiment = _load(scores, overrides)
     run = run_of(experiment, reads_pool=False)
     graph = Graph(run, STAGES)
     merged = merged_of(graph, run)
@@ -82,9 +77,7 @@ def reselect(
     )
 
 
-def _load(
-    scores: Path, budget: Mapping[str, int | float], overrides: Sequence[tuple[str, str]]
-) -> Experiment:
+def _load(scores: Path, overrides: Sequence[tuple[str, str]]) -> Experiment:
     folder = scores.parent
     path = folder / "experiment.yaml"
     if not path.exists():
@@ -99,14 +92,11 @@ def _load(
             f"{folder}. Start `dsdm select` where `dsdm run` was started, since paths are relative "
             "to there; where the run was moved, correct `run` in that file."
         )
-    replaced = [(f"selection.{name}", "null") for name in BUDGETS]
-    replaced += [(f"selection.{name}", str(value)) for name, value in budget.items()]
-    replaced += [(f"selection.{name.removeprefix('selection.')}", v) for name, v in overrides]
     # What was screened is decided, whatever another budget would have had screened.
     sizes = pool_sizes(Graph(run_of(recorded, reads_pool=False), STAGES))
     screening = recorded.screening(*sizes)
     if screening is not None:
-        unscreened = load_experiment(path, [*replaced, ("scores.screening", "null")])
+        unscreened = load_experiment(path, [*overrides, ("scores.screening", "null")])
         wanted = selected_share(unscreened.selection, *sizes)
         if wanted > screening.share:
             raise ConfigError(
@@ -114,4 +104,4 @@ def _load(
                 "were scored: the rest is predicted. Select less, or have all scored with "
                 f"`dsdm run {path} --scores.screening null --redo scores`."
             )
-    return load_experiment(path, [*replaced, ("scores.screening", json.dumps(as_dict(screening)))])
+    return load_experiment(path, [*overrides, ("scores.screening", json.dumps(as_dict(screening)))])
