@@ -1,5 +1,6 @@
 import math
 import time
+import tracemalloc
 from unittest import mock
 
 import numpy as np
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 
 from dsdm.config import parse_config
 from dsdm.errors import ConfigError, DataError, NumericalError
-from dsdm.selection import Scores, SelectionConfig, select
+from dsdm.selection import (
+    Scores,
+    SelectionConfig,
+    budget_of,
+    choose,
+    select,
+    selected_tokens,
+)
+from dsdm.selection.greedy import BLOCK
 
 NAMES = ("books", "code", "web")
 
@@ -83,12 +92,62 @@ def greedy(scores, config, bottom=False):
     return sorted(chosen)
 
 
-@given(st.data(), pools(), st.booleans(), st.integers(1, 8))
-def test_the_choice_is_the_greedy_rule_whatever_is_sorted_at_a_time(data, pool, bottom, window):
-    scores = make_scores(*pool)
+# 0.0 and -0.0 tie; the others are near each other, far apart, or denormal.
+AWKWARD = [0.0, -0.0, 1.0, np.nextafter(1.0, 2.0), -1.0, 1e-310, 1e30, -1e30, 0.5, 2.0]
+
+
+@given(
+    st.data(),
+    st.lists(st.sampled_from(AWKWARD), min_size=1, max_size=40),
+    st.sampled_from([np.float16, np.float32, np.float64]),
+    st.booleans(),
+    st.integers(1, 8),
+    st.integers(1, 9),
+)
+def test_the_choice_is_the_greedy_rule_whatever_is_sorted_at_a_time(
+    data, values, dtype, bottom, window, block
+):
+    num_tokens = data.draw(st.lists(st.integers(1, 30), min_size=len(values), max_size=len(values)))
+    scores = make_scores(np.clip(values, -6e4, 6e4), num_tokens, dtype=dtype)
     config = SelectionConfig(**data.draw(budgets(scores)))
-    with mock.patch("dsdm.selection.greedy.WINDOW", window):
+    greedy_module = "dsdm.selection.greedy"
+    with mock.patch(f"{greedy_module}.WINDOW", window), mock.patch(f"{greedy_module}.BLOCK", block):
         assert select(scores, config, bottom=bottom).tolist() == greedy(scores, config, bottom)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.95])
+def test_a_choice_by_score_needs_two_bytes_a_candidate(fraction):
+    rng = np.random.default_rng(0)
+    n = 4_000_000
+    scores = Scores(rng.standard_normal(n, np.float32), rng.integers(1, 999, n, np.int32))
+    tracemalloc.start()
+    choose(scores, SelectionConfig(fraction=fraction))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.1 * n + 16 * BLOCK * 8
+
+
+@pytest.mark.parametrize(
+    ("budget", "factor", "expected"),
+    [
+        ({"tokens": 100}, 0.29, 29),
+        ({"candidates": 30}, 4 / 12, 10),
+        ({"fraction": 0.3}, 2, 600),
+        ({"fraction": 0.6}, 2, 1000),
+    ],
+)
+def test_a_multiple_of_a_budget_is_exact(budget, factor, expected):
+    config = SelectionConfig(**budget)
+    assert budget_of(config, 100, 1000, factor) == expected
+    tokens = expected * 10 if "candidates" in budget else expected
+    assert selected_tokens(config, 100, 1000, factor) == tokens
+
+
+def test_a_selection_of_a_multiple_takes_as_much():
+    scores = make_scores([4, 3, 2, 1])
+    assert select(scores, SelectionConfig(candidates=1), factor=3).tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=r"5 candidates, but the pool has only 4"):
+        select(scores, SelectionConfig(candidates=1), factor=5)
 
 
 def test_a_plain_array_is_chosen_from_by_name_of_the_budget():
@@ -366,7 +425,9 @@ def test_contradictory_configuration_is_an_error(values):
         parse_config(values, SelectionConfig, "run.yaml")
 
 
-@pytest.mark.parametrize("budget", [{"tokens": 0.5}, {"candidates": 0}, {"tokens": math.nan}])
+@pytest.mark.parametrize(
+    "budget", [{"tokens": 0.5}, {"candidates": 0}, {"tokens": math.nan}, {"fraction": 1e-9}]
+)
 def test_a_budget_below_one_is_an_error(budget):
     with pytest.raises(ConfigError, match="give at least 1"):
         select(make_scores([1, 2]), SelectionConfig(**budget))

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.errors import ArtifactError
-from dsdm.selection import SelectionConfig, concat_scores, select
+from dsdm.selection import SelectionConfig, choose, concat_scores, select
 from dsdm.selection.score_files import load_scores, write_chosen
 
 
@@ -47,21 +47,29 @@ def test_two_files_are_read_as_their_tables_one_after_the_other(scores_file: Pat
 
 def test_the_chosen_lines_are_written_with_their_scores(scores_file: Path, tmp_path: Path) -> None:
     table = pq.read_table(scores_file)
-    chosen = select(load_scores([scores_file], "ekfac"), SelectionConfig(fraction=0.1))
-    is_chosen = np.zeros(500, bool)
-    is_chosen[chosen] = True
+    is_chosen = choose(load_scores([scores_file], "ekfac"), SelectionConfig(fraction=0.1))
     columns = ["candidate", "id", "source", "num_tokens"]
-    write_chosen(scores_file, columns, "ekfac", is_chosen, tmp_path / "out.parquet")
-    wanted = table.take(pa.array(chosen)).rename_columns([*columns, "score"])
+    write_chosen([scores_file], columns, "ekfac", is_chosen, tmp_path / "out.parquet")
+    wanted = table.filter(pa.array(is_chosen)).rename_columns([*columns, "score"])
     assert pq.read_table(tmp_path / "out.parquet").equals(wanted)
+
+
+def test_the_chosen_lines_of_two_files_are_written_one_after_the_other(
+    scores_file: Path, tmp_path: Path
+) -> None:
+    is_chosen = np.zeros(1000, bool)
+    is_chosen[[3, 499, 500, 999]] = True
+    out = tmp_path / "out.parquet"
+    write_chosen([scores_file, scores_file], ["candidate"], "ekfac", is_chosen, out)
+    assert pq.read_table(out)["candidate"].to_pylist() == [3, 499, 0, 499]
 
 
 def test_groups_without_a_chosen_line_are_passed_over(scores_file: Path, tmp_path: Path) -> None:
     is_chosen = np.zeros(500, bool)
     is_chosen[[70, 71, 499]] = True
-    write_chosen(scores_file, ["candidate"], "ekfac", is_chosen, tmp_path / "out.parquet")
+    write_chosen([scores_file], ["candidate"], "ekfac", is_chosen, tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet")["candidate"].to_pylist() == [70, 71, 499]
-    write_chosen(scores_file, ["candidate"], "ekfac", is_chosen & False, tmp_path / "out.parquet")
+    write_chosen([scores_file], ["candidate"], "ekfac", is_chosen & False, tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet").column_names == ["candidate", "score"]
 
 

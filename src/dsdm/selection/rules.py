@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 
 import msgspec
 import numpy as np
@@ -44,6 +44,9 @@ class SelectionConfig(Config, frozen=True):
                 "selection: give exactly one budget of `tokens`, `candidates` and `fraction`; got "
                 f"{', '.join(f'{name}={value}' for name, value in given.items()) or 'none'}."
             )
+        for name in ("tokens", "candidates"):
+            if name in given and not 1 <= given[name] < math.inf:
+                raise ConfigError(f"selection: `{name}` is {given[name]}; give at least 1.")
         _check_shares(self)
         if not 0 <= self.temperature < math.inf or self.seed < 0:
             raise ConfigError("selection: `temperature` and `seed` must be 0 or a positive number.")
@@ -53,9 +56,8 @@ class SelectionConfig(Config, frozen=True):
 class Limits:
     """What a configuration comes to for one pool, in tokens or candidates as the budget is."""
 
-    num_candidates: int
-    costs: np.ndarray | None
-    """What each candidate takes of the budget; None: 1 each."""
+    costs: np.ndarray
+    """What each candidate takes of the budget."""
     budget: int
     ranked: int
     """The part of the budget that floors and scores may use; what is left goes by chance."""
@@ -65,22 +67,26 @@ class Limits:
     """Code of each source with a floor, and the least to take from it."""
 
 
-def make_limits(scores: Scores, config: SelectionConfig) -> Limits:
-    """The limits for this pool.
+def make_limits(
+    scores: Scores, config: SelectionConfig, factor: int | float | Fraction = 1
+) -> Limits:
+    """The limits for this pool, with `factor` times the budget.
 
     Raises:
         ConfigError: a rule names a source that the pool lacks, or the budget is below 1.
         DataError: the pool has less than the budget, a cap or a floor asks for.
     """
     _require_sources(scores, config)
-    costs = scores.num_tokens if config.candidates is None else None
+    costs = scores.num_tokens
+    if config.candidates is not None:
+        costs = np.broadcast_to(np.int64(1), len(costs))  # takes no memory
     num_tokens = int(scores.num_tokens.sum(dtype=np.int64))
-    budget = budget_of(config, len(scores.values), num_tokens)
+    budget = budget_of(config, len(scores.values), num_tokens, factor)
     totals = np.zeros(0)
     if config.source_cap is not None or config.source_floor:
-        totals = np.bincount(scores.sources, costs, len(scores.source_names)).astype(np.int64)
+        totals = np.zeros(len(scores.source_names), np.int64)
+        np.add.at(totals, scores.sources, costs)
     return Limits(
-        num_candidates=len(scores.values),
         costs=costs,
         budget=budget,
         ranked=budget - math.floor(_exact(config.random_share) * budget),
@@ -89,39 +95,72 @@ def make_limits(scores: Scores, config: SelectionConfig) -> Limits:
     )
 
 
-def budget_of(config: SelectionConfig, num_candidates: int, num_tokens: int) -> int:
+def budget_of(
+    config: SelectionConfig,
+    num_candidates: int,
+    num_tokens: int,
+    factor: int | float | Fraction = 1,
+) -> int:
     """The budget for a pool of this size, as a whole number of tokens or candidates.
+
+    Args:
+        config: Says how much, and in which unit.
+        num_candidates: In the pool.
+        num_tokens: In the pool.
+        factor: Multiplies the budget, before it is rounded down; a fraction ends at the whole pool.
 
     Raises:
         ConfigError: it is below 1.
         DataError: it is more than the pool has.
     """
-    total, unit = num_tokens, "tokens"
-    if config.candidates is not None:
-        budget, total, unit = Decimal(config.candidates), num_candidates, "candidates"
-    elif config.tokens is not None:
-        budget = _exact(config.tokens)
-    else:
-        budget = _exact(config.fraction or 0) * total
-    if budget.is_nan() or budget < 1:
-        raise ConfigError(f"selection: the budget is {budget} {unit}; give at least 1.")
+    budget, total = _budget(config, num_candidates, num_tokens, factor)
+    unit = "tokens" if config.candidates is None else "candidates"
+    if budget < 1:
+        raise ConfigError(f"selection: the budget is {float(budget):g} {unit}; give at least 1.")
     if budget > total:
         raise DataError(
-            f"selection: the budget is {budget.normalize():,f} {unit}, but the pool has only "
+            f"selection: the budget is {math.floor(budget):,} {unit}, but the pool has only "
             f"{total:,}. Lower the budget or add data."
         )
     return math.floor(budget)
+
+
+def selected_tokens(
+    config: SelectionConfig,
+    num_candidates: int,
+    num_tokens: int,
+    factor: int | float | Fraction = 1,
+) -> int:
+    """The budget in tokens, where candidates count by the pool's mean length.
+
+    The pool need not hold it. Arguments are those of `budget_of`.
+    """
+    budget, total = _budget(config, num_candidates, num_tokens, factor)
+    return math.floor(budget * num_tokens / max(1, total))
 
 
 def selected_share(
     config: SelectionConfig, num_candidates: int | float, num_tokens: int | float
 ) -> float:
     """The budget as a share of a pool of this size, which need not hold it."""
+    budget, total = _budget(config, num_candidates, num_tokens, 1)
+    return float(budget) / total
+
+
+def _budget(
+    config: SelectionConfig,
+    num_candidates: int | float,
+    num_tokens: int | float,
+    factor: int | float | Fraction,
+) -> tuple[Fraction, int | float]:
+    """The exact budget, and what the pool has of its unit."""
+    # A factor such as 4 / 12 is one third.
+    times = Fraction(factor).limit_denominator(1_000_000)
     if config.candidates is not None:
-        return config.candidates / num_candidates
+        return times * config.candidates, num_candidates
     if config.tokens is not None:
-        return config.tokens / num_tokens
-    return config.fraction or 0.0
+        return times * _exact(config.tokens), num_tokens
+    return min(Fraction(1), times * _exact(config.fraction or 0)) * Fraction(num_tokens), num_tokens
 
 
 def decides_by_score(config: SelectionConfig) -> bool:
@@ -137,12 +176,11 @@ def _source_rooms(
     if not caps:
         return None
     rooms = [_exact(caps.get(name, 1.0)) * budget for name in names]
-    held = [Decimal(int(total)) for total in totals]
-    reachable = sum(map(min, rooms, held))
+    reachable = sum(map(min, rooms, totals.tolist()))
     if reachable < budget:
         raise DataError(
-            f"selection: `source_cap` leaves {reachable:,.0f} of the {budget:,} that the budget "
-            "asks for. Raise the caps or lower the budget."
+            f"selection: `source_cap` leaves {math.floor(reachable):,} of the {budget:,} that the "
+            "budget asks for. Raise the caps or lower the budget."
         )
     return np.array([math.floor(room) for room in rooms])
 
@@ -199,6 +237,6 @@ def _require_share(name: str, share: float | int | None, positive: bool = False)
     raise ConfigError(f"selection: `{name}` is {share}; it must be a share {least} to 1.")
 
 
-def _exact(share: float | int) -> Decimal:
+def _exact(share: float | int) -> Fraction:
     """The number as it was written: 0.29 of 100 is 29, where floats give 28.999999999999996."""
-    return Decimal(repr(float(share)))
+    return Fraction(repr(float(share)))

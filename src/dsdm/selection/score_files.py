@@ -1,4 +1,4 @@
-"""Choosing from a scores file of any size: its columns are read in blocks, never whole."""
+"""Scores files: reading one column of scores, and writing the chosen lines."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,32 +59,44 @@ def load_scores(
             values[here] = batch[method].to_numpy()
             num_tokens[here] = batch["num_tokens"].to_numpy()
             if with_sources:
-                told = batch["source"]
-                codes = [names.setdefault(name, len(names)) for name in told.dictionary.to_pylist()]
-                sources[here] = np.array(codes, np.int32)[told.indices.to_numpy()]
+                source = batch["source"]
+                own_names = source.dictionary.to_pylist()
+                codes = np.array([names.setdefault(name, len(names)) for name in own_names])
+                sources[here] = codes[source.indices.to_numpy()]
             first += len(batch)
     return Scores(values, num_tokens, sources, tuple(names), method, "mix", fingerprint)
 
 
 def write_chosen(
-    path: Path, columns: Sequence[str], method: str, is_chosen: np.ndarray, out: Path
+    paths: Sequence[Path], columns: Sequence[str], method: str, is_chosen: np.ndarray, out: Path
 ) -> None:
-    """Writes the chosen lines of a scores file to `out`: `columns` and the method's `score`.
+    """Writes the chosen lines of a scores file, or of several as of one, to `out`.
+
+    Args:
+        paths: The files, in order, all with the same types of columns.
+        columns: Those that are copied.
+        method: Name of the column that is copied as `score`.
+        is_chosen: Of each line of all files, bool.
+        out: The Parquet file to write.
 
     Raises:
-        ArtifactError: the scores file is damaged or lacks a column.
+        ArtifactError: a scores file is damaged or lacks a column.
     """
-    groups, kept = _groups_with_chosen(path, is_chosen)
-    schema = pq.read_schema(path)
+    schema = pq.read_schema(paths[0])
     fields = [schema.field(name) for name in columns]
     fields.append(schema.field(method).with_name("score"))
     first = 0
     with pq.ParquetWriter(out, pa.schema(fields), **storage(pa.schema(fields))) as writer:
-        for batch in _batches(path, [*columns, method], groups):
-            lines = batch.filter(pa.array(kept[first : first + len(batch)]))
-            first += len(batch)
-            table = pa.Table.from_batches([lines]).rename_columns(writer.schema.names)
-            writer.write_table(table.cast(writer.schema))
+        for path in paths:
+            end = first + _num_lines(path)
+            groups, kept = _groups_with_chosen(path, is_chosen[first:end])
+            first = end
+            line = 0
+            for batch in _batches(path, [*columns, method], groups):
+                lines = batch.filter(pa.array(kept[line : line + len(batch)]))
+                line += len(batch)
+                table = pa.Table.from_batches([lines]).rename_columns(writer.schema.names)
+                writer.write_table(table.cast(writer.schema))
 
 
 def _num_lines(path: Path) -> int:

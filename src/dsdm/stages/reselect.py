@@ -48,7 +48,7 @@ def reselect(scores: Path, overrides: Sequence[tuple[str, str]], out: Path) -> s
         out / "selection",
         settings,
         fingerprints([merged]),
-        f"{MAKING}:choose",
+        f"{MAKING}:write_selection",
         run,
         (experiment.selection,),
     )

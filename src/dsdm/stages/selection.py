@@ -19,7 +19,7 @@ def selection(graph: Graph) -> Iterator[Artifact]:
         run.folder / "selection",
         {"selection": experiment.selection, "estimator": experiment.selecting_estimator},
         fingerprints([merged_of(graph, run)]),
-        f"{MAKING}:choose",
+        f"{MAKING}:write_selection",
         run,
         (experiment.selection,),
         remade="inputs",

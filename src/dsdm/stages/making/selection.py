@@ -14,7 +14,7 @@ from dsdm.data.export import export
 from dsdm.data.near_duplicates import NearDuplicates
 from dsdm.data.stores import upload_folder
 from dsdm.progress import progress
-from dsdm.selection import Scores, SelectionConfig, select
+from dsdm.selection import Scores, SelectionConfig, choose
 from dsdm.selection.score_files import load_scores, write_chosen
 from dsdm.stages.making.scores import combination_of, merged_table, shrinkage_of_run
 from dsdm.stages.run import Run
@@ -67,19 +67,17 @@ def near_duplicates(run: Run, config: SelectionConfig) -> Callable[[int], bool] 
     return guard.is_duplicate
 
 
-def choose(run: Run, draft: Draft, config: SelectionConfig) -> None:
+def write_selection(run: Run, draft: Draft, config: SelectionConfig) -> None:
     """Writes the candidates that are kept, with their scores."""
     path, estimator = merged_table(run), run.experiment.selecting_estimator
     is_ruled = config.source_cap is not None or bool(config.source_floor)
     scores = load_scores([path], estimator, with_sources=is_ruled)
     guard = near_duplicates(run, config)
-    chosen = select(scores, config, refused=run.dropped, is_refused=guard)
-    is_chosen = np.zeros(len(scores.values), bool)
-    is_chosen[chosen] = True
-    write_chosen(path, PROVENANCE, estimator, is_chosen, draft.path / SELECTION)
+    is_chosen = choose(scores, config, refused=run.dropped, is_refused=guard)
+    write_chosen([path], PROVENANCE, estimator, is_chosen, draft.path / SELECTION)
     draft.counts.update(
-        candidates=len(chosen),
-        tokens=int(scores.num_tokens[chosen].sum(dtype=np.int64)),
+        candidates=int(is_chosen.sum()),
+        tokens=int(scores.num_tokens.sum(dtype=np.int64, where=is_chosen)),
         pool_candidates=len(scores.values),
         pool_tokens=int(scores.num_tokens.sum(dtype=np.int64)),
     )
