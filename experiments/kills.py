@@ -28,7 +28,7 @@ import dsdm.data.overlap
 import dsdm.datamodel.score_shard
 import dsdm.evaluation.evaluate
 import dsdm.lm.train
-import dsdm.report.figures  # noqa: F401 - every fork needs them
+import dsdm.reporting.page  # noqa: F401 - every fork needs them
 from dsdm.data.arrays import ArrayFile
 
 WATCHED: tuple[tuple[Any, str], ...] = (

@@ -12,7 +12,7 @@ from record import ROOT, figure, write_figures
 
 from dsdm.evaluation.comparison import compare_losses
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline.losses import load_losses
+from dsdm.reporting.measured import load_losses
 from dsdm.stages import run_status
 
 CONTROLS = {"random": "random", "repeated": "repeated"}

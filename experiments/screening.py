@@ -26,9 +26,9 @@ from run import cell_named
 from dsdm.evaluation.intervals import paired_t_interval
 from dsdm.evaluation.multiplier import MethodCost
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline.costs import measured_costs
-from dsdm.pipeline.losses import load_losses
-from dsdm.pipeline.screened import screened_selection
+from dsdm.reporting.measured import load_losses, method_cost
+from dsdm.reporting.screened import screened_selection
+from dsdm.reporting.view import RunView
 from dsdm.stages import run_experiment
 from dsdm.stages.scores_table import SCORES
 
@@ -90,7 +90,7 @@ def measured(
         best, chosen = np.argsort(-exact)[:count], np.argsort(-part)[:count]
         values[f"{name}.score"] = float(exact[chosen].sum() / exact[best].sum())
         values[f"{name}.recall"] = float(np.isin(best, chosen).mean())
-    found = screened_selection(screened.folder, screened)
+    found = screened_selection(RunView(screened.folder, screened))
     assert found is not None
     assert found.recall is not None
     cost, whole = (_cost(one, method) for one in (screened, full))
@@ -119,9 +119,11 @@ def _scores(experiment: Experiment, method: str) -> np.ndarray:
 
 def _cost(experiment: Experiment, method: str) -> MethodCost:
     """Of scoring, and of what it was screened by."""
-    costs = measured_costs(experiment.folder)
-    screening = costs.get(f"screening/{method}", MethodCost())
-    return screening + costs[f"scores/{method}"]
+    screening, scoring = (
+        method_cost(experiment.folder / stage / method) or MethodCost()
+        for stage in ("screening", "scores")
+    )
+    return screening + scoring
 
 
 def _mean_loss(experiment: Experiment) -> float:

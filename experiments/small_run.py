@@ -17,7 +17,7 @@ from tests.toy import toy_experiment, write_world
 from dsdm.artifacts import PER_RUN
 from dsdm.experiment import Experiment
 from dsdm.lock import LOCK
-from dsdm.pipeline.report import write_run_report
+from dsdm.reporting.page import write_run_report
 from dsdm.stages import LOCAL, ON_REQUEST, STAGES, Run, Workers, run_experiment
 
 TRAIN = {
@@ -28,7 +28,7 @@ TRAIN = {
 }
 STAGE_NAMES = (*(stage for stage in STAGES if stage not in ("screening", ON_REQUEST)), "report")
 """The stages that `run_all` goes through: backward scores are not screened."""
-OF_TIMES = {"costs", "cost_note"}
+OF_TIMES = {"cost"}
 """Parts of figures.json that are other ones each time."""
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from dsdm.baselines.random import random_scores
-from dsdm.pipeline.losses import load_losses
+from dsdm.reporting.measured import load_losses
+from dsdm.reporting.view import selected_candidates
 from dsdm.selection import Scores, select
 from dsdm.stages import Run, run_experiment
-from dsdm.stages.making.selection import run_scores, selected_candidates
+from dsdm.stages.making.selection import run_scores
 from tests.toy import NUM_LANGUAGES, PLANTED, toy_experiment, write_world
 
 METHODS = ("ekfac", "trak", "gradient")

@@ -30,9 +30,9 @@ from dsdm.datamodel.directions import load_direction, save_direction
 from dsdm.errors import NumericalError
 from dsdm.evaluation.comparison import compare_losses
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline.losses import load_losses
+from dsdm.reporting.measured import load_losses
 from dsdm.stages import Workers, run_check, run_experiment
-from dsdm.stages.making.check import load_check
+from dsdm.stages.check import load_check
 
 HERE = Path(__file__).parent
 PILOT = "pilot"

@@ -32,8 +32,7 @@ from dsdm.evaluation.comparison import ALL_TARGETS, ComparedLoss, Losses, compar
 from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, mean_cost, multipliers
 from dsdm.experiment import Experiment
 from dsdm.graph import Graph
-from dsdm.pipeline.costs import compared_costs
-from dsdm.pipeline.losses import load_losses
+from dsdm.reporting.measured import compared_costs, load_losses
 from dsdm.stages import STAGES, Workers, run_experiment, run_of
 from dsdm.stages.run import compare_folder, evaluation_folder
 
@@ -315,7 +314,7 @@ def measured_lines(cell: Cell, seed: int, experiment: Experiment) -> Iterator[Li
         part: load_losses(experiment.folder, part, compare, names) for part, names in tasks.items()
     }
     evaluated = dict.fromkeys(arm for losses in found.values() for arm in losses)
-    training, selection = compared_costs(experiment, list(evaluated))
+    training, selection = compared_costs(experiment.folder, experiment, list(evaluated))
     evaluations = Graph(run_of(experiment), STAGES)["evaluations"]
     current = {one.path for one in evaluations if one.state()[0] == "done"}
     comparison = compare_folder(experiment.folder, compare)

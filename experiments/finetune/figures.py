@@ -24,8 +24,7 @@ from dsdm.data.examples import counted_lengths
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.evaluation.comparison import ALL_TARGETS, compare_losses
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.pipeline.costs import compared_costs
-from dsdm.pipeline.losses import load_losses
+from dsdm.reporting.measured import compared_costs, load_losses
 
 CONTROLS = ("random", "repeated")
 FIGURES = "finetune"
@@ -58,7 +57,7 @@ def comparison_figures(experiment: Experiment, prefix: str, part: str) -> Iterat
         yield from loss_figures(
             load_losses(experiment.folder, "heldout", compare, others), f"{prefix}.heldout"
         )
-    training, selection = compared_costs(experiment, list(losses))
+    training, selection = compared_costs(experiment.folder, experiment, list(losses))
     for arm, cost in selection.items():
         if cost.flops:
             times = cost.flops / training[arm].flops

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dsdm.errors import DsdmError as DsdmError
     from dsdm.experiment import Experiment as Experiment
     from dsdm.experiment import load_experiment as load_experiment
-    from dsdm.pipeline.report import write_run_report as write_run_report
+    from dsdm.reporting.page import write_run_report as write_run_report
     from dsdm.selection import Scores as Scores
     from dsdm.selection import SelectionConfig as SelectionConfig
     from dsdm.selection import select as select
@@ -37,7 +37,7 @@ _MODULES = {
     "run_scores": "dsdm.stages.making.selection",
     "run_status": "dsdm.stages",
     "select": "dsdm.selection",
-    "write_run_report": "dsdm.pipeline.report",
+    "write_run_report": "dsdm.reporting.page",
 }
 
 __all__ = sorted(_MODULES)  # noqa: PLE0605

@@ -185,8 +185,9 @@ def run(
         print(forecast(experiment))
         return
     from dsdm import stages
-    from dsdm.pipeline.report import write_run_report
-    from dsdm.pipeline.summary import summary_lines
+    from dsdm.reporting.page import write_run_report
+    from dsdm.reporting.summary import summary_lines
+    from dsdm.reporting.view import RunView
 
     stages.check_stage(until)
     if redo:
@@ -194,7 +195,7 @@ def run(
     on = _workers(workers, threads, ray)
     done = stages.run_experiment(experiment, until=until, workers=on, announce=_announce)
     write_run_report(done.folder)
-    for line in summary_lines(done):
+    for line in summary_lines(RunView(done.folder, done.experiment)):
         print(line)
 
 
@@ -222,7 +223,7 @@ def check(
     """Say whether the scores can be trusted, and why."""
     from dsdm import stages
     from dsdm.experiment import load_experiment
-    from dsdm.stages.making.check import load_check
+    from dsdm.stages.check import load_check
     from dsdm.trust.lines import check_lines
 
     experiment = load_experiment(file, settings)
@@ -288,7 +289,7 @@ def select(
 @RUN
 def report(run: Path) -> None:
     """Write the report of a RUN, one HTML file."""
-    from dsdm.pipeline.report import write_run_report
+    from dsdm.reporting.page import write_run_report
 
     print(write_run_report(run))
 

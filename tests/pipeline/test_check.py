@@ -12,7 +12,7 @@ from dsdm.artifacts import MANIFEST, PER_RUN, load_manifest, write_json
 from dsdm.datamodel.directions import load_direction, save_direction
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.stages import run_check
-from dsdm.stages.making.check import CHECK, load_check
+from dsdm.stages.check import CHECK, load_check
 from dsdm.trust.config import CheckConfig, ProbeConfig
 from dsdm.trust.measured import Check
 from tests.toy import toy_experiment, write_world

@@ -14,7 +14,8 @@ from dsdm.errors import NumericalError
 from dsdm.evaluation.arms import parse_arm
 from dsdm.experiment import load_experiment
 from dsdm.lm.config import TrainConfig
-from dsdm.pipeline.summary import summary_lines
+from dsdm.reporting.summary import summary_lines
+from dsdm.reporting.view import RunView
 from dsdm.selection import select
 from dsdm.stages import Run, redo, run_experiment, run_of, run_status
 from dsdm.stages.compare import tuned_rate
@@ -149,10 +150,12 @@ def test_a_seed_that_renews_has_proxies_and_rankings_of_its_own(run: Run) -> Non
     assert not np.array_equal(*rankings)
 
 
-def test_a_models_folder_says_which_candidates_it_saw(run: Run) -> None:
+def test_a_models_folder_says_which_rows_it_was_trained_on(run: Run) -> None:
     for name in ARMS:
-        seen = np.load(run.folder / "models" / f"{name}-0" / "candidates.npy")
-        assert len(seen) == len(np.unique(seen)) > 0
+        folder = run.folder / "models" / f"{name}-0"
+        rows = np.load(folder / "rows.npy")
+        assert np.array_equal(rows, np.unique(rows))
+        assert len(rows) == load_manifest(folder).counts["distinct_rows"] > 0
 
 
 def test_the_rate_of_an_arm_is_the_best_on_the_tune_part(run: Run) -> None:
@@ -224,11 +227,11 @@ def test_redoing_a_stage_redoes_it_for_every_seed(run: Run, tmp_path: Path) -> N
 
 
 def test_the_terminal_shows_losses_other_tasks_and_multipliers(run: Run) -> None:
-    text = "\n".join(summary_lines(run))
+    text = "\n".join(summary_lines(RunView(run.folder, run.experiment)))
     for title in (
         "Loss on the targets' tune part",
         "Loss on the targets' report part",
-        "Loss on other tasks",
+        "Loss on tasks that nothing was selected for",
         "Compute that random needs for the same loss",
     ):
         assert title in text

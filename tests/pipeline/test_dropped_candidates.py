@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsdm.reporting.view import selected_candidates
 from dsdm.stages import Run, run_experiment
 from dsdm.stages.making.compare import training_order
-from dsdm.stages.making.selection import run_scores, selected_candidates
+from dsdm.stages.making.selection import run_scores
 from tests.toy import toy_experiment, write_lines, write_world
 
 ARMS = ("top", "bottom", "repeated", "random", "source-matched", "best-source")

@@ -94,7 +94,7 @@ def test_arms_are_compared_at_equal_numbers_of_conversations(tmp_path: Path, dsd
         counts = json.loads((run / "models" / f"{arm}-0" / "_manifest.json").read_text())["counts"]
         # 6 conversations in each of 3 epochs, 4 at a time; all: 60 once.
         assert counts["steps"] == (15 if arm == "all-1epochs" else 5), arm
-        chosen = np.load(run / "models" / f"{arm}-0" / "candidates.npy")
+        chosen = np.load(run / "models" / f"{arm}-0" / "rows.npy")
         assert len(chosen) == {"random": 18, "all-1epochs": 60}.get(arm, 6), arm
         assert (run / "models" / f"{arm}-0" / "adapter_model.safetensors").is_file()
     assert "similarity" in out

@@ -4,20 +4,25 @@ Nothing but the verdict is made of its parts, so one that is stale is made again
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dsdm.config import as_dict
+from dsdm.errors import ArtifactError
 from dsdm.graph import Artifact, Graph, fingerprints
 from dsdm.lm.config import training_content
 from dsdm.stages.models import directions_of, proxies_of
 from dsdm.stages.run import Run
-from dsdm.trust.measured import KINDS
+from dsdm.trust.measured import KINDS, Check
 from dsdm.trust.verdict import thresholds
 
 MAKING = "dsdm.stages.making.check"
 BEFORE = "before"
 """The losses of the probed proxy before any probe."""
 VERDICT = "verdict"
+CHECK = "check.json"
 PROBED = 0
 """The proxy that halves and probes look at."""
 
@@ -74,6 +79,21 @@ def selecting_directions(graph: Graph) -> list[Artifact]:
     run: Run = graph.run
     each = run.experiment.proxies.checkpoints
     return directions_of(graph, run, run.experiment.selecting_estimator)[each - 1 :: each]
+
+
+def load_check(run_folder: Path) -> Check:
+    """The finished check of a run.
+
+    Raises:
+        ArtifactError: there is none, or it can't be read.
+    """
+    path = run_folder / "check" / VERDICT / CHECK
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Check)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: is not there. Run `dsdm check`.") from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(f"{path}: can't be read ({error}). Run `dsdm check` again.") from error
 
 
 def _part(

@@ -19,6 +19,8 @@ from dsdm.stages.scores import merged_of
 
 MAKING = "dsdm.stages.making.compare"
 LOSSES = "losses.json"
+ROWS = "rows.npy"
+"""File of a target model: the distinct rows of the pool that it was trained on, sorted."""
 
 
 def baselines(graph: Graph) -> Iterator[Artifact]:

@@ -1,7 +1,13 @@
 """The stages that score candidates: what is learned to screen them by, and the scores."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
 
 from dsdm.datamodel.config import TRAITS, ScreeningConfig, scored_targets, scores_forward
 from dsdm.graph import Artifact, Graph, fingerprints
@@ -13,6 +19,35 @@ from dsdm.stages.topics import shrinkages
 MAKING = "dsdm.stages.making.scores"
 MERGED = "all"
 """Folder of the scores of every piece and estimator in one table."""
+SAMPLE = "sample.npz"
+"""File of a screening: the rows of its sample, their exact scores and what the rest predicted."""
+CUT = "screening.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Candidates that were drawn at random and scored exactly, whatever is predicted of them."""
+
+    rows: np.ndarray
+    """Sorted numbers of their rows, shape (rows,)."""
+    exact: Float[np.ndarray, "rows checkpoints"]
+    """The rows' scores."""
+    scores: Float[np.ndarray, " candidates"]
+    """The candidates' own."""
+    predicted: Float[np.ndarray, " candidates"]
+    """What tables of the other candidates predict of them."""
+    cut: float
+    """Candidates that are predicted to score as much or more are scored exactly."""
+
+
+def load_sample(folder: Path) -> Sample:
+    """What a finished screening has drawn."""
+    cut: float = json.loads((folder / CUT).read_text(encoding="utf-8"))["cut"]
+    with np.load(folder / SAMPLE) as arrays:
+        rows, exact, scores, predicted = (
+            arrays[name] for name in ("rows", "exact", "scores", "predicted")
+        )
+    return Sample(rows, exact, scores, predicted, cut)
 
 
 def pool_sizes(graph: Graph) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from dsdm.stages.run import Run
 from dsdm.stages.scores import merged_of
 
 MAKING = "dsdm.stages.making.selection"
+SELECTION = "selection.parquet"
 
 
 def selection(graph: Graph) -> Iterator[Artifact]:

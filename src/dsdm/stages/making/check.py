@@ -16,12 +16,11 @@ from dsdm.datamodel.config import MIX, TRAITS
 from dsdm.datamodel.directions import load_direction
 from dsdm.datamodel.estimate import direction_path
 from dsdm.datamodel.scoring import BACKWARD_PASSES, random_rows
-from dsdm.errors import ArtifactError
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.model import flops_per_token, load_model
 from dsdm.lm.train import train
 from dsdm.progress import progress
-from dsdm.stages.check import BEFORE, PROBED, VERDICT
+from dsdm.stages.check import BEFORE, CHECK, PROBED
 from dsdm.stages.making.compare import EVALUATION_TOKENS
 from dsdm.stages.making.models import (
     SUBSET,
@@ -70,7 +69,6 @@ from dsdm.trust.sample import (
 from dsdm.trust.slopes import correlation, row_slopes
 from dsdm.trust.verdict import judge
 
-CHECK = "check.json"
 SAMPLE = "sample.npz"
 HALVES = "halves.npz"
 LOSSES = "losses.npz"
@@ -79,21 +77,6 @@ UNIGRAM_ROWS = 20_000
 """Of a proxy's training rows, to count tokens in."""
 MIN_UNSEEN = 0.25
 """Share of the sample from which on the probes keep to rows that their proxy has not seen."""
-
-
-def load_check(run_folder: Path) -> Check:
-    """The finished check of a run.
-
-    Raises:
-        ArtifactError: there is none, or it can't be read.
-    """
-    path = run_folder / "check" / VERDICT / CHECK
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Check)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: is not there. Run `dsdm check`.") from error
-    except (OSError, msgspec.DecodeError) as error:
-        raise ArtifactError(f"{path}: can't be read ({error}). Run `dsdm check` again.") from error
 
 
 def sample(run: Run, draft: Draft, number: int) -> None:

@@ -27,13 +27,12 @@ from dsdm.lm.train import epoch_order
 from dsdm.progress import progress
 from dsdm.selection import Scores, SelectionConfig, select
 from dsdm.selection.score_files import load_scores
-from dsdm.stages.compare import LOSSES, baseline_folder
+from dsdm.stages.compare import LOSSES, ROWS, baseline_folder
 from dsdm.stages.making.models import derived_seed, train_model
 from dsdm.stages.making.selection import near_duplicates, run_scores, target_scores
 from dsdm.stages.run import Run
 from dsdm.stages.scores_table import SCORES, write_candidate_scores
 
-CANDIDATES = "candidates.npy"
 EVALUATION_TOKENS = 16384
 """Tokens in one forward pass, padding included."""
 
@@ -103,7 +102,7 @@ def train_arm(run: Run, draft: Draft, arm: Arm, seed: int, config: TrainConfig) 
     order = training_order(replicate, arm, seed)
     train_model(run, run.compare.model or run.experiment.model, config, order, seed, draft)
     rows = np.unique(order)
-    np.save(draft.path / CANDIDATES, np.unique(run.examples.candidate_of_row[rows]))
+    np.save(draft.path / ROWS, rows)
     draft.counts["distinct_rows"] = len(rows)
 
 

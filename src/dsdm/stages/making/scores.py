@@ -1,8 +1,6 @@
 """Screens and scores the pool, and merges the scores of its shards."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +30,7 @@ from dsdm.progress import Advance, progress
 from dsdm.stages.making.models import derived_seed
 from dsdm.stages.making.topics import group_of_candidate
 from dsdm.stages.run import Run
-from dsdm.stages.scores import MERGED
+from dsdm.stages.scores import CUT, MERGED, SAMPLE, load_sample
 from dsdm.stages.scores_table import (
     SCORES,
     Combination,
@@ -44,37 +42,8 @@ from dsdm.stages.scores_table import (
 )
 from dsdm.stages.topics import shrinkages
 
-SAMPLE = "sample.npz"
-"""File of a screening: the rows of its sample, their exact scores and what the rest predicted."""
-CUT = "screening.json"
 CUT_CANDIDATES = 50_000
 """Candidates that say how high the best share of the predictions begins."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Candidates that were drawn at random and scored exactly, whatever is predicted of them."""
-
-    rows: np.ndarray
-    """Sorted numbers of their rows, shape (rows,)."""
-    exact: Float[np.ndarray, "rows checkpoints"]
-    """The rows' scores."""
-    scores: Float[np.ndarray, " candidates"]
-    """The candidates' own."""
-    predicted: Float[np.ndarray, " candidates"]
-    """What tables of the other candidates predict of them."""
-    cut: float
-    """Candidates that are predicted to score as much or more are scored exactly."""
-
-
-def load_sample(folder: Path) -> Sample:
-    """What a finished screening has drawn."""
-    cut: float = json.loads((folder / CUT).read_text(encoding="utf-8"))["cut"]
-    with np.load(folder / SAMPLE) as arrays:
-        rows, exact, scores, predicted = (
-            arrays[name] for name in ("rows", "exact", "scores", "predicted")
-        )
-    return Sample(rows, exact, scores, predicted, cut)
 
 
 def combination_of(run: Run) -> Combination:

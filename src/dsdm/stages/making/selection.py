@@ -19,8 +19,7 @@ from dsdm.selection.score_files import load_scores, write_chosen
 from dsdm.stages.making.scores import combination_of, merged_table, shrinkage_of_run
 from dsdm.stages.run import Run
 from dsdm.stages.scores_table import PROVENANCE, shrunk_at_levels
-
-SELECTION = "selection.parquet"
+from dsdm.stages.selection import SELECTION
 
 
 def run_scores(run: Run, estimator: str) -> Scores:
@@ -50,12 +49,6 @@ def target_scores(run: Run, estimator: str, target: str) -> Scores:
         values = shrunk_at_levels(shards, estimator, target, shrinkage)
     first = columns[names[0]]
     return dataclasses.replace(first, values=values, method=estimator, target=target)
-
-
-def selected_candidates(folder: Path) -> np.ndarray:
-    """The sorted candidates in a finished selection."""
-    table = pq.read_table(folder / SELECTION, columns=["candidate"])
-    return np.asarray(table["candidate"].to_numpy())
 
 
 def near_duplicates(run: Run, config: SelectionConfig) -> Callable[[int], bool] | None:

@@ -1,1 +1,0 @@
-"""One self-contained HTML page about a run: its sections, figures, and how they are drawn."""
