@@ -267,7 +267,7 @@ class _Basket:
 
     def _is_open(self, block: slice, room: int, source: int | None) -> Bool[np.ndarray, " block"]:
         """Which candidates may still be taken."""
-        is_open = self.state[block] == OPEN
+        is_open: np.ndarray = self.state[block] == OPEN
         is_open &= self._fits(self._costs[block], self._sources[block], room)
         if source is not None:
             is_open &= self._sources[block] == source
