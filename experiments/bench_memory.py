@@ -10,7 +10,6 @@ import argparse
 import json
 import multiprocessing
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +54,10 @@ def _prepare(folder: Path, rows: int) -> None:
     from dsdm.artifacts import writing
     from dsdm.data.packing import DOCUMENTS
     from dsdm.data.rows import ROW
-    from dsdm.datamodel.directions import Direction, save_direction
-    from dsdm.datamodel.layers import linear_layers
+    from dsdm.datamodel.calibration import Calibration, ForwardStep
+    from dsdm.datamodel.direction import Direction
+    from dsdm.datamodel.estimate import Estimated, save_estimated
+    from dsdm.learners.lm_layers import linear_layers
     from dsdm.lm.config import ModelConfig
     from dsdm.lm.model import load_model, save_model
 
@@ -92,29 +93,35 @@ def _prepare(folder: Path, rows: int) -> None:
     direction = Direction({n: torch.randn_like(named[n]) for n in names}, "ekfac", "mix", "p")
     directions = folder / "directions" / "ekfac" / "0"
     directions.mkdir(parents=True)
-    save_direction(direction, directions / "mix.safetensors")
-    steps = {"steps": {"mix": {"step": 0.01, "correlation": 1.0}}, "mix_spread": 1.0}
-    (directions / "calibration.json").write_text(json.dumps(steps))
+    calibration = Calibration(1.0, {}, {"mix": ForwardStep(0.01, 1.0, "auto")})
+    save_estimated(Estimated({"mix": direction}, calibration, np.zeros(0, int), {}), directions)
 
 
 def _score(folder: Path, rows: int) -> None:
     """Scores the shard as a run does, and writes down the peak of anonymous memory."""
     from dsdm.data.examples import load_examples
+    from dsdm.datamodel.columns import ScoreColumn
     from dsdm.datamodel.config import ScoresConfig
-    from dsdm.datamodel.score_shard import Estimated, Point, score_shard
+    from dsdm.datamodel.estimate import Estimated, load_estimated
+    from dsdm.datamodel.score import score_examples
+    from dsdm.learners.causal_lm import CausalLM
     from dsdm.lm.model import load_saved
-    from dsdm.stages.scores_table import Combination, write_scores
+    from dsdm.stages.scores_table import write_scores
 
     peak = PeakMemory()
     examples = load_examples([folder / "examples"], "document")
     (shard,) = examples.shards
-    estimated = Estimated(folder / "directions", ["ekfac"], {"target": 1.0})
-    points = [Point(partial(load_saved, folder / "proxy"))]
-    columns, _ = score_shard(
-        shard, estimated, points, "margin", ScoresConfig(), folder, lambda count: None
-    )
-    combine = Combination(np.ones(1), estimated.weights)
-    write_scores(examples, shard, columns, folder / "scores.parquet", combine)
+
+    def checkpoint() -> tuple[CausalLM, dict[str, Estimated]]:
+        learner = CausalLM(load_saved(folder / "proxy"), "margin", precision="auto")
+        return learner, {"ekfac": load_estimated(folder / "directions" / "ekfac" / "0", ["mix"])}
+
+    def allocate(column: ScoreColumn, count: int) -> np.ndarray:
+        return np.lib.format.open_memmap(folder / "column.npy", "w+", np.float32, (count,))
+
+    weights = {"target": 1.0}
+    columns, _ = score_examples(shard, [checkpoint], weights, ScoresConfig(), allocate=allocate)
+    write_scores(examples, shard, columns, folder / "scores.parquet", {"ekfac": None})
     (folder / "peak").write_text(str(peak.stop()))
 
 

@@ -57,7 +57,7 @@ def _experiment(folder: Path, rows: int) -> Experiment:
         "tokenizer": {"vocab_size": 512, "sample_bytes": 1_000_000},
         "examples": {"row_tokens": 32},
         "proxies": {"count": 1, "fraction": 0.05, "train": {"batch_tokens": 4096}},
-        "directions": {"estimators": ["gradient"], "curvature_rows": 256},
+        "directions": {"estimators": ["gradient"]},
         "scores": SCORES,
         "selection": {"fraction": 0.1},
         "device": "cpu",

@@ -15,12 +15,13 @@ import torch
 from record import ratio_figure, write_figures
 
 from dsdm.data.batches import Row, iter_batches
-from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.layers import linear_layers
+from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.learners.lm_layers import linear_layers
 from dsdm.lm.config import ModelConfig
-from dsdm.lm.model import autocast, default_device, load_model
+from dsdm.lm.model import default_device, load_model
+from dsdm.precision import autocast
 
 VOCAB = 4096
 ROW_TOKENS = 256
@@ -57,23 +58,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
-    config = ScoresConfig()
     device = default_device()
     model = load_model(ModelConfig(config=GPT2), vocab_size=VOCAB, eos=0, seed=0, device=device)
+    learner = CausalLM(model, "margin", precision="auto")
     rows = RandomRows(options.rows)
     direction = random_direction(model)
-    step = 0.02 / exact_scores(model, direction, RandomRows(32), "margin", 8192).std()
+    step = 0.02 / exact_scores(learner, direction, RandomRows(32)).std()
 
     def plain() -> None:
-        with torch.inference_mode(), autocast(device, config.precision):
-            for _, batch in iter_batches(rows, config.batch_tokens, device):
+        with torch.inference_mode(), autocast(device, learner.precision):
+            for _, batch in iter_batches(rows, learner.batch_tokens, device):
                 model(input_ids=batch.inputs, use_cache=False).logits[0, 0, 0].item()
 
     def forward() -> None:
-        score_forward(model, direction, rows, "margin", step, config)
+        score_forward(learner, direction, rows, step)
 
     def backward() -> None:
-        score_backward(model, [direction], rows, "margin", config)
+        score_backward(learner, [direction], rows)
 
     seconds = interleaved([plain, forward, backward], options.repeats)
     write_figures(

@@ -29,14 +29,18 @@ from record import ROOT, figure, write_figures
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from dsdm.data.batches import iter_batches
-from dsdm.datamodel.config import DirectionsConfig
-from dsdm.datamodel.estimators import ESTIMATORS, Problem
+from dsdm.datamodel.calibrate import SHRINKS
+from dsdm.datamodel.config import estimator_settings
+from dsdm.datamodel.estimators import ESTIMATORS
+from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.datamodel.gradients import mean_gradient
-from dsdm.datamodel.layers import moved_layers
-from dsdm.datamodel.scoring import EXACT_PASSES, FORWARD_PASSES, SHRINKS, score_forward
+from dsdm.datamodel.scoring import EXACT_PASSES, FORWARD_PASSES, score_forward
 from dsdm.experiment import Experiment, load_experiment
-from dsdm.lm.model import autocast, default_device, flops_per_token, load_model
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.learners.lm_layers import moved_layers
+from dsdm.lm.model import default_device, flops_per_token, load_model
 from dsdm.lm.train import train
+from dsdm.precision import autocast
 
 PILOT = ROOT / "experiments" / "pilot.yaml"
 PILOT_ROWS = 40_000
@@ -143,13 +147,17 @@ def pilot_case(experiment: Experiment) -> Case:
         proxy_tokens=experiment.proxies.fraction * experiment.proxies.epochs * pool_tokens,
         pool_tokens=pool_tokens,
         score_share=1.0,
-        curvature_tokens=float(experiment.directions.curvature_rows * row_tokens),
+        curvature_tokens=float(_curvature_rows(experiment) * row_tokens),
         target_tokens=float(sum(t.limit or 0 for t in experiment.targets) * row_tokens),
         calibration_tokens=float(experiment.scores.calibration_rows * row_tokens),
         proxy_flops=flops,
         training_flops=10 * flops,
         training_tokens=20 * 10 * float(parameters),
     )
+
+
+def _curvature_rows(experiment: Experiment) -> int:
+    return estimator_settings(experiment.directions, "ekfac").curvature_rows
 
 
 def paper_case(
@@ -161,7 +169,7 @@ def paper_case(
         proxy_tokens=proxy_tokens,
         pool_tokens=float(PAPER_ROWS * PAPER_ROW_TOKENS),
         score_share=score_share,
-        curvature_tokens=float(experiment.directions.curvature_rows * PAPER_ROW_TOKENS),
+        curvature_tokens=float(_curvature_rows(experiment) * PAPER_ROW_TOKENS),
         target_tokens=float(PAPER_TARGETS * PAPER_ROW_TOKENS),
         calibration_tokens=float(experiment.scores.calibration_rows * PAPER_ROW_TOKENS),
         proxy_flops=_gpt2_flops(width=768, layers=12),
@@ -184,10 +192,11 @@ def _stages(
 ) -> dict[str, Callable[[], object]]:
     """A plain forward pass over the rows first, then what the stages do to them."""
     scores, proxies = experiment.scores, experiment.proxies
-    config = DirectionsConfig(output=experiment.directions.output)
-    layers = moved_layers(model, embeddings=config.embeddings)
+    learner = CausalLM(model, experiment.directions.output)
+    layers = moved_layers(model, embeddings=True)
     names = [name for layer in layers for name in layer.parameter_names]
-    one_row = {"mix": RandomRows(1)}
+    inputs = EstimatorInputs(learner, {"mix": RandomRows(1)}, rows)
+    scorer = CausalLM(model, experiment.directions.output, 0.0, scores.batch_tokens, "auto")
     direction = random_direction(model)
 
     def plain() -> None:
@@ -200,13 +209,13 @@ def _stages(
             train(model, rows, np.arange(len(rows.lengths)), proxies.train, work=Path(work))
 
     def gradient() -> None:
-        mean_gradient(model, rows, config.output, names, batch_tokens=config.batch_tokens)
+        mean_gradient(learner, rows, names)
 
     def curvature() -> None:
-        ESTIMATORS["ekfac"](Problem(model, layers, one_row, rows), config)
+        ESTIMATORS["ekfac"].estimate(inputs, ESTIMATORS["ekfac"].settings())
 
     def scoring() -> None:
-        score_forward(model, direction, rows, config.output, 1e-4, scores)
+        score_forward(scorer, direction, rows, 1e-4)
 
     stages = {"plain": plain, "gradient": gradient, "curvature": curvature, "scoring": scoring}
     return {**stages, "training": training}

@@ -18,11 +18,12 @@ import torch
 from bench_scoring import RandomRows, interleaved, random_direction
 from record import figure, write_figures
 
-from dsdm.datamodel.config import ScoresConfig
 from dsdm.datamodel.scoring import FORWARD_PASSES, score_forward
-from dsdm.lm.config import ModelConfig, Precision, TrainConfig
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.lm.model import default_device, flops_per_token, load_model
 from dsdm.lm.train import train
+from dsdm.precision import Precision
 
 VOCAB = 4096
 TRAINING_PASSES = 3
@@ -99,7 +100,7 @@ def _functions(
     device = next(model.parameters()).device
     matrix = torch.randn(side, side, device=device, dtype=PRECISIONS[precision])
     train_config = TrainConfig(precision=precision, checkpoint_seconds=float("inf"), lr=1e-6)
-    config = ScoresConfig(precision=precision)
+    learner = CausalLM(model, precision=precision)
     direction = random_direction(model)
 
     def multiply() -> None:
@@ -111,7 +112,7 @@ def _functions(
             train(model, rows, order, train_config, work=Path(work))
 
     def forward() -> None:
-        score_forward(model, direction, rows, "loglik", 1e-4, config)
+        score_forward(learner, direction, rows, 1e-4)
 
     return {"matmul": multiply, "training": training, "forward": forward}
 

@@ -25,7 +25,7 @@ import transformers.models.gpt2.modeling_gpt2  # noqa: F401 - every fork needs i
 import dsdm.baselines.dsir
 import dsdm.data.near_duplicates
 import dsdm.data.overlap
-import dsdm.datamodel.score_shard
+import dsdm.datamodel.score
 import dsdm.evaluation.evaluate
 import dsdm.lm.train
 import dsdm.reporting.page  # noqa: F401 - every fork needs them

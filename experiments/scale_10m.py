@@ -208,7 +208,7 @@ def _run_until(stage: str, workers: int, folder: Path, rows: int) -> float:
             "fraction": min(0.5, 20_000 / rows),
             "train": {"batch_tokens": 4096},
         },
-        "directions": {"estimators": ["gradient"], "curvature_rows": 256},
+        "directions": {"estimators": ["gradient"]},
         "scores": SCORES,
         "selection": {"fraction": 0.1},
         "device": "cpu",

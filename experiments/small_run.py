@@ -44,8 +44,7 @@ def small_experiment(world: Path, **changes: Any) -> Experiment:
         "proxies": {"count": 1, "fraction": 0.5, "epochs": 2.5, "train": TRAIN},
         "directions": {
             "estimators": ["trak", "gradient"],
-            "curvature_rows": 20,
-            "projection": 3,
+            "trak": {"curvature_rows": 20, "projection": 3},
         },
         # Backward, so that both are scored in one pass, and a kill may fall between the two.
         "scores": {

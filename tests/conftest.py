@@ -1,5 +1,7 @@
 """Tiny models and rows that the numerical tests share."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from dsdm.data import harness_tasks
 from dsdm.data.batches import Row
-from dsdm.datamodel.layers import moved_layers
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.learners.lm_layers import moved_layers
 from dsdm.lm.config import ModelConfig
 from dsdm.lm.model import load_model
 from tests.tiny_runs import dsdm, tiny  # noqa: F401 - fixtures
@@ -77,6 +80,17 @@ def tiny_model(name: str = "gpt2", seed: int = 0, scale: float = 5.0) -> PreTrai
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.add_(noise, alpha=0.02 * scale)
+    return model
+
+
+def learner_of(model: PreTrainedModel, output: str = "margin", **settings: Any) -> CausalLM:
+    """The model as a learner, by default in small batches and with contexts left out."""
+    return CausalLM(model, output, **({"context_share": 0.0, "batch_tokens": 50} | settings))
+
+
+def with_unused_layer(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with one more linear layer, which no forward pass uses."""
+    model.base_model.unused = torch.nn.Linear(8, 8, dtype=model.dtype)
     return model
 
 

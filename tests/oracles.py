@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import IGNORED, Row, collate
-from dsdm.datamodel.layers import Layer
+from dsdm.learners.layers import Layer
 
 Named = dict[str, Tensor]
 

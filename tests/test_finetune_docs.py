@@ -28,7 +28,7 @@ TOY = {
     ],
     "demo.yaml": [
         *("--selection.candidates", "6", "--pool.max_rejected_share", "1.0"),
-        *("--compare.epochs", "1", "--directions.curvature_rows", "20"),
+        *("--compare.epochs", "1", "--directions.ekfac.curvature_rows", "20"),
         *("--scores.calibration_rows", "16", "--proxies.epochs", "1"),
     ],
     "make_pool.py": ["--count", "60"],

@@ -10,20 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dsdm.artifacts import Draft
+from dsdm.baselines.less import AdamSteps, mean_unit_gradient
 from dsdm.data.batches import Row
-from dsdm.datamodel.config import MIX, TRAITS, DirectionsConfig, ScoresConfig
-from dsdm.datamodel.cosines import AdamSteps, score_unit
-from dsdm.datamodel.directions import Direction, load_direction
-from dsdm.datamodel.estimate import Question, direction_path, estimate_directions
-from dsdm.datamodel.estimators import ESTIMATORS, Problem
-from dsdm.datamodel.estimators.less import estimate_less
-from dsdm.datamodel.layers import moved_layers
-from dsdm.datamodel.scoring import score_backward
+from dsdm.datamodel.config import MIX, ScoresConfig
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.estimate import estimate
+from dsdm.datamodel.estimators.ekfac import EkfacConfig
+from dsdm.datamodel.estimators.inputs import EstimatorInputs
+from dsdm.datamodel.estimators.trak import TrakConfig
+from dsdm.datamodel.scoring import score_backward, unit_scores
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.train import epoch_order, train
-from tests.conftest import VOCAB, ListRows, tiny_model
+from tests.conftest import VOCAB, ListRows, learner_of, tiny_model
 
 GOLDEN = Path(__file__).parent / "golden.json"
 
@@ -44,38 +43,35 @@ def compute(folder: Path) -> dict[str, list[float]]:
     rows = counting_rows(48, steps=[1, 2, 5, 11])
     train_config = TrainConfig(batch_tokens=64, lr=0.01, precision="float32")
     order = epoch_order(np.arange(48), 20 * 64 / rows.lengths.sum(), seed=0)
-    result = train(model, rows, order, train_config, work=folder / "work")
+    result = train(model, rows, order, train_config, work=folder / "work", keeps_moments=True)
     assert result.steps == 20
     losses = example_losses(model, rows, batch_tokens=64, precision="float32")
     numbers = {"train": [entry["loss"] for entry in result.metrics], "after": losses.tolist()}
     targets = {"ones": counting_rows(6, [1], 3), "fives": counting_rows(6, [5], 2)}
     weights = {"ones": 1.0, "fives": 0.5}
-    directions = DirectionsConfig(
-        output="margin",
-        context_share=0.0,
-        curvature_rows=32,
-        damping=0.1,
-        projection=3,
-        batch_tokens=64,
-    )
-    scores = ScoresConfig(
-        calibration_rows=24, per_target=True, mode="backward", precision="float32"
-    )
+    settings = {
+        "ekfac": EkfacConfig(curvature_rows=32),
+        "gradient": None,
+        "trak": TrakConfig(curvature_rows=32, damping=0.1, projection=3),
+    }
+    scores = ScoresConfig(calibration_rows=24, per_target=True, mode="backward")
     candidates = counting_rows(9, [1, 5, 9])
-    question = Question(model, "golden", targets, weights, rows)
-    for method in (name for name in ESTIMATORS if TRAITS[name].is_slope):
-        draft = Draft(folder / method / "0")
-        draft.path.mkdir(parents=True)
-        estimate_directions(question, method, directions, scores, draft, lambda rows: None)
+    learner, scorer = (learner_of(model, batch_tokens=tokens) for tokens in (64, 8192))
+    inputs = EstimatorInputs(learner, targets, rows, weights, scorer=scorer)
+    for name, own in settings.items():
+        estimated = estimate(inputs, name, own, scores)
         for target in (*targets, MIX):
-            direction = load_direction(direction_path(draft.path, target))
-            found = score_backward(model, [direction], candidates, "margin", scores)
-            numbers[f"{method}.0.{target}"] = found[:, 0].tolist()
-    layers = moved_layers(model, embeddings=True)
-    named = estimate_less(Problem(model, layers, targets, rows), directions)
-    less = [Direction(tensors, "less", target, "golden") for target, tensors in named.items()]
-    change = AdamSteps(result.moments)
-    found = score_unit(model, less, candidates, "loglik", scores, change=change)
+            found = score_backward(scorer, [estimated.directions[target]], candidates)
+            numbers[f"{name}.0.{target}"] = found[:, 0].tolist()
+    learner = learner_of(model, "loglik", batch_tokens=64)
+    less = [
+        Direction(mean_unit_gradient(learner, examples, learner.layers()), "less", target)
+        for target, examples in targets.items()
+    ]
+    assert result.moments is not None
+    steps = AdamSteps(result.moments, dict(model.named_parameters()))
+    scorer = learner_of(model, "loglik", batch_tokens=8192)
+    found = unit_scores(scorer, less, candidates, change=steps)
     for direction, column in zip(less, found.T, strict=True):
         numbers[f"less.0.{direction.target}"] = column.tolist()
     return numbers

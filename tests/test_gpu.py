@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.layers import linear_layers
 
 from dsdm.data.batches import collate
 from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.gradients import mean_gradient
-from dsdm.datamodel.layers import linear_layers
 from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.lm.outputs import summed_loglik, token_outputs

@@ -26,8 +26,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         directions={
             "estimators": METHODS,
             "output": "margin",
-            "curvature_rows": 512,
-            "projection": 8,
+            "ekfac": {"curvature_rows": 512},
+            "trak": {"curvature_rows": 512, "projection": 8},
             **PRECISE,
         },
         scores=PRECISE,

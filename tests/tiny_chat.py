@@ -88,7 +88,7 @@ def write_chat_experiment(folder: Path, **changes: Any) -> Path:
         "selection": {"candidates": 6},
         "examples": {"row_tokens": 64},
         "proxies": {"count": 1, "epochs": 2.0, "train": {"batch_tokens": 128, "lr": 1e-2}},
-        "directions": {"curvature_rows": 32, "context_share": 0.0},
+        "directions": {"ekfac": {"curvature_rows": 32}, "context_share": 0.0},
         "scores": {"calibration_rows": 16, "precision": "float32"},
         "export": {"format": "jsonl"},
         "device": "cpu",

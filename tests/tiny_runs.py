@@ -29,7 +29,7 @@ def write_experiment(folder: Path, **changes: Any) -> Path:
         "tokenizer": {"vocab_size": 300},
         "examples": {"row_tokens": 32},
         "proxies": {"count": 1, "epochs": 2.0, "train": {"batch_tokens": 128, "lr": 1e-2}},
-        "directions": {"curvature_rows": 32},
+        "directions": {"ekfac": {"curvature_rows": 32}},
         "scores": {"calibration_rows": 16, "precision": "float32"},
     }
     for name, change in changes.items():

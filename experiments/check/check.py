@@ -26,7 +26,7 @@ from linked import experiment_of_seed, link_parts
 from record import add_figures, figure
 
 from dsdm.artifacts import MANIFEST, write_json
-from dsdm.datamodel.directions import load_direction, save_direction
+from dsdm.datamodel.direction import load_direction, save_direction
 from dsdm.errors import NumericalError
 from dsdm.evaluation.comparison import compare_losses
 from dsdm.experiment import Experiment, load_experiment
@@ -64,8 +64,8 @@ SETUPS = (
     Setup(
         "undamped",
         (
-            ("directions.damping", "0.0"),
-            ("directions.curvature_rows", "12"),
+            ("directions.ekfac.damping", "0.0"),
+            ("directions.ekfac.curvature_rows", "12"),
             # Forward scoring refuses such directions, and retraining would have nothing to show.
             ("scores.mode", "backward"),
         ),

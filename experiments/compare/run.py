@@ -63,7 +63,7 @@ LAST_ALONE = (
     ("scores.group_means_from", "all"),
 )
 """As by default: proxies at the end of their training say what kinds of text help, too."""
-LONG_PROXY = (*LAST_ALONE, ("directions.curvature_rows", "4096"))
+LONG_PROXY = (*LAST_ALONE, ("directions.ekfac.curvature_rows", "4096"))
 """The primary cell's proxy, by its end alone."""
 LONG_WHOLE = (("run", "../runs/comparison-whole"), *LONG_PROXY, *SCORED_WHOLE)
 """One run that cells of the long proxy share where the pool is scored whole."""

@@ -89,10 +89,10 @@ def score(folder: Path, rows: int, row_tokens: int) -> None:
     """Forward scores of the rows along a random direction of the adapters."""
     import torch
 
-    from dsdm.datamodel.config import ScoresConfig
-    from dsdm.datamodel.directions import Direction
-    from dsdm.datamodel.layers import linear_layers
+    from dsdm.datamodel.direction import Direction
     from dsdm.datamodel.scoring import score_forward
+    from dsdm.learners.causal_lm import CausalLM
+    from dsdm.learners.lm_layers import linear_layers
     from dsdm.lm.model import load_saved
 
     model = load_saved(folder / "adapted")
@@ -102,8 +102,8 @@ def score(folder: Path, rows: int, row_tokens: int) -> None:
     direction = Direction({n: torch.randn_like(named[n]) for n in names}, "ekfac", "mix", "")
     batch = random_rows(rows, row_tokens)
     peak = PeakMemory()
-    settings = ScoresConfig(batch_tokens=rows * row_tokens)
-    score_forward(model, direction, batch, "loglik", 1e-3, settings)
+    learner = CausalLM(model, batch_tokens=rows * row_tokens, precision="auto")
+    score_forward(learner, direction, batch, 1e-3)
     (folder / "peak").write_text(str(peak.stop()))
 
 

@@ -16,11 +16,12 @@ from peers.worker import read_job
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
-from dsdm.datamodel.config import DirectionsConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.estimators import ESTIMATORS, Problem
-from dsdm.datamodel.layers import linear_layers
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.estimators import ESTIMATORS
+from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.datamodel.scoring import exact_scores
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.learners.lm_layers import linear_layers
 from dsdm.lm.model import load_saved
 from dsdm.lm.outputs import example_outputs
 
@@ -30,15 +31,16 @@ def all_exact(jobs: dict[str, Path]) -> dict[str, np.ndarray]:
     job = read_job(jobs["all"], "float32")
     model = load_saved(job.folder / "model")
     batch_tokens = job.batch_rows * job.candidates.shape[1]
-    rows = TokenRows(job.candidates)
-    mean = mean_direction(model, job.targets, batch_tokens)
-    problem = Problem(model, linear_layers(model), {"mix": TokenRows(job.targets)}, rows)
-    config = DirectionsConfig(output=OUTPUT, batch_tokens=batch_tokens)
-    ekfac = Direction(ESTIMATORS["ekfac"](problem, config)["mix"], "ekfac", "mix", "bench")
+    learner, rows = CausalLM(model, OUTPUT, 0.0, batch_tokens), TokenRows(job.candidates)
+    mean = mean_direction(learner, job.targets)
+    inputs = EstimatorInputs(learner, {"mix": TokenRows(job.targets)}, rows, embeddings=False)
+    settings = ESTIMATORS["ekfac"].settings(curvature_rows=len(job.candidates))
+    found = ESTIMATORS["ekfac"].estimate(inputs, settings)
+    ekfac = Direction(found["mix"], "ekfac", "mix", "bench")
     few = read_job(jobs["trak"], "float32")
     return {
-        "slope": exact_scores(model, mean, rows, OUTPUT, batch_tokens),
-        "ekfac": exact_scores(model, ekfac, rows, OUTPUT, batch_tokens),
+        "slope": exact_scores(learner, mean, rows),
+        "ekfac": exact_scores(learner, ekfac, rows),
         "trak": trak_scores(_gradients(model, few.candidates), mean, few.damping),
     }
 

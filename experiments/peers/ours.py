@@ -13,14 +13,17 @@ import torch
 from peers.worker import Job, Method
 
 from dsdm.data.batches import Row, iter_batches
+from dsdm.datamodel.calibrate import calibrate
 from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.gradients import mean_gradient
-from dsdm.datamodel.layers import linear_layers
-from dsdm.datamodel.scoring import calibrate, forward_tokens, score_backward, score_forward
+from dsdm.datamodel.scoring import score_backward, score_forward
+from dsdm.learners.causal_lm import CPU_TOKENS, CausalLM
+from dsdm.learners.lm_layers import linear_layers
 from dsdm.lm.config import TrainConfig
-from dsdm.lm.model import autocast, load_saved
+from dsdm.lm.model import load_saved
 from dsdm.lm.train import train
+from dsdm.precision import autocast
 
 OUTPUT = "loglik"
 STEP_ROWS = 64
@@ -43,11 +46,11 @@ class TokenRows:
         return Row(self.tokens[index])
 
 
-def mean_direction(model: torch.nn.Module, targets: np.ndarray, batch_tokens: int) -> Direction:
+def mean_direction(learner: CausalLM, targets: np.ndarray) -> Direction:
     """The targets' mean gradient; biases stay where they are, as most peers leave them."""
-    layers = linear_layers(model)
+    layers = linear_layers(learner.model)
     names = [name for layer in layers for name in layer.parameter_names]
-    gradient = mean_gradient(model, TokenRows(targets), OUTPUT, names, batch_tokens=batch_tokens)
+    gradient = mean_gradient(learner.using(precision="float32"), TokenRows(targets), names)
     for layer in layers:
         if layer.bias_name is not None:
             gradient[layer.bias_name].zero_()
@@ -56,11 +59,12 @@ def mean_direction(model: torch.nn.Module, targets: np.ndarray, batch_tokens: in
 
 def _plain_forward(job: Job) -> Method:
     """The model's own forward pass, from ids to logits, without a loss, in the fastest batches."""
-    model, config = load_saved(job.folder / "model"), _config(job)
-    batch_tokens = forward_tokens(config, model.device)
+    learner = _learner(job)
+    model = learner.model
+    batch_tokens = min(learner.batch_tokens, CPU_TOKENS)
 
     def score(candidates: np.ndarray) -> None:
-        with torch.inference_mode(), autocast(model.device, config.precision):
+        with torch.inference_mode(), autocast(model.device, learner.precision):
             for _, batch in iter_batches(TokenRows(candidates), batch_tokens):
                 model(input_ids=batch.inputs, use_cache=False).logits[0, 0, 0].item()
 
@@ -81,31 +85,31 @@ def _training_step(job: Job) -> Method:
 
 
 def _forward(job: Job) -> Method:
-    model, config = load_saved(job.folder / "model"), _config(job)
-    direction = mean_direction(model, job.targets, config.batch_tokens)
-    step = calibrate(
-        model, direction, TokenRows(job.candidates[:STEP_ROWS]), OUTPUT, config
-    ).forward.step
+    learner = _learner(job)
+    direction = mean_direction(learner, job.targets)
+    rows = TokenRows(job.candidates[:STEP_ROWS])
+    step = calibrate(learner, direction, rows, ScoresConfig()).forward.step
 
     def score(candidates: np.ndarray) -> np.ndarray:
-        return score_forward(model, direction, TokenRows(candidates), OUTPUT, step, config)
+        return score_forward(learner, direction, TokenRows(candidates), step)
 
     return Method(score)
 
 
 def _backward(job: Job) -> Method:
-    model, config = load_saved(job.folder / "model"), _config(job)
-    direction = mean_direction(model, job.targets, config.batch_tokens)
+    learner = _learner(job)
+    direction = mean_direction(learner, job.targets)
 
     def score(candidates: np.ndarray) -> np.ndarray:
-        return score_backward(model, [direction], TokenRows(candidates), OUTPUT, config)[:, 0]
+        return score_backward(learner, [direction], TokenRows(candidates))[:, 0]
 
     return Method(score)
 
 
-def _config(job: Job) -> ScoresConfig:
+def _learner(job: Job) -> CausalLM:
     batch_tokens = job.batch_rows * job.candidates.shape[1]
-    return ScoresConfig(precision=job.precision, batch_tokens=batch_tokens)
+    model = load_saved(job.folder / "model")
+    return CausalLM(model, OUTPUT, 0.0, batch_tokens, job.precision)
 
 
 METHODS: dict[str, Callable[[Job], Method]] = {

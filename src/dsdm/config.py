@@ -8,8 +8,9 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import msgspec
 import yaml
@@ -106,6 +107,31 @@ def read_config(
         except ValueError as error:
             raise ConfigError(f"--{name} {value}: is not a YAML value.") from error
     return ConfigFile(path, text, overrides, content)
+
+
+@cache
+def with_sections(
+    base: type[ConfigT], sections: tuple[tuple[str, type[Config], str], ...]
+) -> type[ConfigT]:
+    """A subclass of `base` with more fields, or other types of its own ones.
+
+    Args:
+        base: The class.
+        sections: Name, class and one-line help of each field; its default is that of the class.
+    """
+    fields = [(name, kind, kind()) for name, kind, _ in sections]
+    texts = {name: text for name, _, text in sections}
+    composed = msgspec.defstruct(
+        base.__name__.removeprefix("Common"),
+        fields,
+        bases=(base,),
+        module=base.__module__,
+        namespace={"__doc__": base.__doc__, "HELP": texts},
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+    return cast(type[ConfigT], composed)
 
 
 def load_config(

@@ -12,8 +12,8 @@ from typing import Annotated
 import msgspec
 
 from dsdm.artifacts import write_whole
-from dsdm.baselines.config import BASELINE_NAMES, BaselinesConfig
-from dsdm.config import Config, as_dict, read_config
+from dsdm.baselines.config import BASELINE_NAMES, NEEDS_MOMENTS, BaselinesConfig
+from dsdm.config import Config, as_dict, read_config, with_sections
 from dsdm.data.export import ExportConfig
 from dsdm.data.pool import PoolConfig
 from dsdm.data.rows import ExamplesConfig
@@ -25,14 +25,16 @@ from dsdm.datamodel.config import (
     EKFAC,
     METAGRADIENT,
     MIX,
-    TRAITS,
     DirectionsConfig,
     ScoresConfig,
     ScreeningConfig,
+    directions_config,
+    estimator_settings,
     scored_targets,
     scores_forward,
     shrinkage_of,
 )
+from dsdm.datamodel.estimators import known_estimator
 from dsdm.errors import ConfigError
 from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
@@ -102,7 +104,8 @@ class Experiment(Config):
     directions: DirectionsConfig = DirectionsConfig()
     scores: ScoresConfig = ScoresConfig()
     estimator: str | None = None
-    """The estimator whose scores select; None: the first that is run."""
+    """The estimator whose scores select, or a baseline, which alone is run unless
+    `directions.estimators` names some; None: the first estimator that is run."""
     export: ExportConfig = ExportConfig()
     share: ShareConfig = ShareConfig()
     """Copies of finished parts in an object store."""
@@ -130,8 +133,10 @@ class Experiment(Config):
             raise ValueError("`targets` must name at least one target")
         if len(set(names)) < len(names) or "mix" in names:
             raise ValueError(f"target names must differ and none may be `mix`, got {names}")
-        if self.estimator is not None and self.estimator not in self.estimators:
-            raise ValueError(f"`estimator` {self.estimator!r} is not in `directions.estimators`")
+        if self.estimator not in (None, *self.estimators, *BASELINE_NAMES):
+            raise ValueError(
+                f"`estimator` {self.estimator!r} is not in `directions.estimators` and no baseline"
+            )
         if not self.proxies.count >= 1 or not 0 < self.proxies.fraction <= 1:
             raise ValueError("`proxies` needs count >= 1 and fraction above 0, at most 1")
 
@@ -139,18 +144,16 @@ class Experiment(Config):
             raise ValueError(
                 "`proxies.first_checkpoint` is of several: set proxies.checkpoints to 2 or more"
             )
-        for method in self.estimators:
-            if not TRAITS[method].is_slope and not self.proxies.moments:
-                raise ValueError(f"`{method}` needs Adam's moments: set proxies.moments to true")
-            if TRAITS[method].of_training:
-                self._check_of_training(method)
+        for name in self.estimators:
+            if known_estimator(name).needs_training:
+                self._check_of_training(name)
         self._check_group_means()
         self._check_screening()
         if self.pool.format == "conversations" and self.examples.unit == "row":
             raise ValueError("`examples.unit` row is for text; a conversation is one row as it is")
 
     def _check_of_training(self, method: str) -> None:
-        checkpoints, tail = self.proxies.checkpoints, self.directions.tail
+        checkpoints = self.proxies.checkpoints
         if self.proxies.first_checkpoint is not None:
             raise ValueError(
                 f"`{method}` has its checkpoints at equal distances: leave "
@@ -165,11 +168,7 @@ class Experiment(Config):
                 f"`{method}`: what a checkpoint counts for is in its direction's length, which "
                 "scores.cosine leaves out: set it to false, or proxies.checkpoints to 1"
             )
-        if 1 / checkpoints <= 1 - tail:
-            raise ValueError(
-                f"`{method}` follows back the last {tail:g} of a training, and the first of "
-                f"{checkpoints} checkpoints is before: set fewer, or a larger directions.tail"
-            )
+        known_estimator(method).check(estimator_settings(self.directions, method), checkpoints)
 
     def _check_group_means(self) -> None:
         if self.scores.group_means_from != "first":
@@ -180,14 +179,14 @@ class Experiment(Config):
                 "proxies.checkpoints to 2 or more"
             )
         for method in self.estimators:
-            if TRAITS[method].of_training or not TRAITS[method].is_slope:
+            if known_estimator(method).needs_training:
                 raise ValueError(
                     "`scores.group_means_from` first is for slopes at checkpoints, and "
                     f"`{method}` has none: set it to all"
                 )
             if not shrinkage_of(self.scores, method):
                 raise ValueError(
-                    "`scores.group_means_from` first is for scores that are drawn to the means of "
+                    "`scores.group_means_from` first is for scores that are shrunk to the means of "
                     f"groups, and those of `{method}` are not: set scores.shrinkage"
                 )
 
@@ -198,7 +197,7 @@ class Experiment(Config):
         if not self._is_screenable:
             raise ValueError(
                 "`scores.screening` is for forward scores of the targets' mix: leave `mode` auto "
-                "or forward, cosine and per_target false and per_example 0, and take no `less`"
+                "or forward, cosine and per_target false and per_example 0"
             )
         if self._most_selected(self.selection.fraction or 0.0) > screening.share:
             raise ValueError(
@@ -210,8 +209,7 @@ class Experiment(Config):
     def _is_screenable(self) -> bool:
         """Whether candidates are scored by forward passes along the mix alone."""
         wanted = scored_targets([target.name for target in self.targets], self.scores)
-        is_forward = wanted == [MIX] and scores_forward(self.scores, 1)
-        return is_forward and all(TRAITS[method].is_slope for method in self.estimators)
+        return wanted == [MIX] and scores_forward(self.scores, 1)
 
     def _most_selected(self, share: float) -> float:
         """The largest share of the pool that is chosen by scores, where a selection is `share`."""
@@ -244,12 +242,13 @@ class Experiment(Config):
     @property
     def estimators(self) -> tuple[str, ...]:
         """The estimators that are run; the default's reason is in docs/method.md."""
-        default = METAGRADIENT if self.model.lora else EKFAC
-        return self.directions.estimators or (default,)
+        if self.directions.estimators or self.estimator in BASELINE_NAMES:
+            return self.directions.estimators
+        return (METAGRADIENT if self.model.lora else EKFAC,)
 
     @property
     def selecting_estimator(self) -> str:
-        """The estimator whose scores select."""
+        """The estimator, or baseline, whose scores select."""
         return self.estimator or self.estimators[0]
 
     @property
@@ -309,12 +308,24 @@ def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Ex
         import_plugins(tuple(name for name in plugins if isinstance(name, str)))
     else:
         import_plugins()  # `parse` refuses what is no list
-    experiment = file.parse(Experiment)
+    experiment = file.parse(experiment_type())
     _check_arms(experiment)
     return experiment
 
 
+def experiment_type() -> type[Experiment]:
+    """`Experiment` with a section for every estimator that is registered by now."""
+    found = directions_config()
+    if found is DirectionsConfig:
+        return Experiment
+    return with_sections(Experiment, (("directions", found, "How directions are estimated."),))
+
+
 def _check_arms(experiment: Experiment) -> None:
+    used = {experiment.selecting_estimator, *(arm.method for arm in experiment.compared_arms)}
+    for name in sorted(used.intersection(NEEDS_MOMENTS)):
+        if not experiment.proxies.moments:
+            raise ConfigError(f"`{name}` needs Adam's moments: set proxies.moments to true.")
     targets = [target.name for target in experiment.targets]
     for arm in experiment.compared_arms:
         if arm.target is not None and arm.target not in targets:

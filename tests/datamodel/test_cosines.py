@@ -4,13 +4,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.cosines import cosine_scores
-from dsdm.datamodel.directions import Direction
-from tests.conftest import ListRows, moved_names, random_rows
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.scoring import cosine_scores
+from tests.conftest import ListRows, learner_of, moved_names, random_rows
 from tests.oracles import example_gradient
-
-CONFIG = ScoresConfig(precision="float32", batch_tokens=24)
 
 
 def flat_gradient(model: PreTrainedModel, row) -> tuple[list[str], torch.Tensor]:
@@ -33,7 +30,7 @@ def test_cosines_are_those_of_the_whole_gradient(model: PreTrainedModel) -> None
         )
         for target in ("one", "two")
     ]
-    found = cosine_scores(model, directions, rows, "loglik", CONFIG)
+    found = cosine_scores(learner_of(model, "loglik"), directions, rows)
     for k, direction in enumerate(directions):
         u = torch.cat([direction.tensors[name].flatten() for name in names])
         for i, row in enumerate(rows.rows):
@@ -45,5 +42,5 @@ def test_a_rows_own_gradient_has_cosine_one(model: PreTrainedModel) -> None:
     (row,) = random_rows(1).rows
     names, _ = flat_gradient(model, row)
     own = Direction(example_gradient(model, row, "loglik", names), "gradient", "own", "p")
-    found = cosine_scores(model, [own.scaled(3.0)], ListRows([row]), "loglik", CONFIG)
+    found = cosine_scores(learner_of(model, "loglik"), [own.scaled(3.0)], ListRows([row]))
     assert found[0, 0] == pytest.approx(1.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +10,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsdm.datamodel import curvature_costs
-from dsdm.datamodel.config import DirectionsConfig, Labels, ScoresConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.estimators import Problem, Tensors, ekfac, estimate_ekfac, estimate_gradient
-from dsdm.datamodel.gradients import LayerFactors
-from dsdm.datamodel.layers import Layer, linear_layers, moved_layers, tables
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.estimators import ekfac, ekfac_math
+from dsdm.datamodel.estimators.ekfac import EkfacConfig
+from dsdm.datamodel.estimators.ekfac_math import estimate_ekfac
+from dsdm.datamodel.estimators.gradient import gradient as estimate_gradient
+from dsdm.datamodel.estimators.inputs import EstimatorInputs, Tensors
+from dsdm.datamodel.estimators.registry import NoSettings
 from dsdm.datamodel.scoring import score_backward
+from dsdm.learners.factors import LayerFactors
+from dsdm.learners.layers import Layer
+from dsdm.learners.lm_layers import linear_layers, tables
 from dsdm.lm.config import Output
-from tests.conftest import ListRows, random_rows, tiny_model
+from tests.conftest import ListRows, learner_of, random_rows, tiny_model, with_unused_layer
 from tests.oracles import (
     assert_same,
     dense_ekfac,
@@ -33,12 +38,10 @@ TARGETS = {
 }
 
 
-def configure(damping: float = 0.1, output: Output = "margin") -> DirectionsConfig:
-    return DirectionsConfig(damping=damping, output=output, context_share=0.0, batch_tokens=50)
-
-
-def make_problem(model: PreTrainedModel) -> Problem:
-    return Problem(model, moved_layers(model, embeddings=True), TARGETS, POOL)
+def inputs_of(
+    model: PreTrainedModel, output: Output = "margin", **settings: Any
+) -> EstimatorInputs:
+    return EstimatorInputs(learner_of(model, output, **settings), TARGETS, POOL)
 
 
 @pytest.mark.parametrize("output", ["margin", "loglik"])
@@ -46,9 +49,9 @@ def make_problem(model: PreTrainedModel) -> Problem:
 def test_directions_are_those_of_a_dense_solve(
     model: PreTrainedModel, output: Output, damping: float
 ) -> None:
-    problem, config = make_problem(model), configure(damping, output)
-    estimated = estimate_ekfac(problem, config)
-    layers = [problem.layers[0], linear_layers(model)[-1], *tables(model)]
+    inputs = inputs_of(model, output)
+    estimated = estimate_ekfac(inputs, EkfacConfig(damping=damping))
+    layers = [inputs.layers[0], linear_layers(model)[-1], *tables(model)]
     gradients = layer_gradients(model, layers, POOL.rows, output)
     targets = {n: layer_gradients(model, layers, r.rows, output) for n, r in TARGETS.items()}
     for layer in layers:
@@ -76,18 +79,17 @@ def pool_bases(
 
 
 def test_scores_are_the_bilinear_form_of_the_curvature() -> None:
-    model, config = tiny_model("llama"), configure()
-    problem, candidates = make_problem(model), random_rows(6, seed=2)
-    estimated = estimate_ekfac(problem, config)
+    model = tiny_model("llama")
+    inputs, candidates = inputs_of(model), random_rows(6, seed=2)
+    estimated = estimate_ekfac(inputs, EkfacConfig())
     direction = Direction(estimated["one"], "ekfac", "one", "p")
-    scores = ScoresConfig(precision="float32", batch_tokens=50)
-    ours = score_backward(model, [direction], candidates, "margin", scores)[:, 0]
+    ours = score_backward(inputs.learner, [direction], candidates)[:, 0]
     pool, target, found = (
-        layer_gradients(model, problem.layers, rows.rows, "margin")
+        layer_gradients(model, inputs.layers, rows.rows, "margin")
         for rows in (POOL, TARGETS["one"], candidates)
     )
     expected = torch.zeros(6, dtype=torch.float64)
-    for layer in problem.layers:
+    for layer in inputs.layers:
         bases = pool_bases(model, layer, pool[layer.name], "margin")
         solved = dense_ekfac(*bases, pool[layer.name], target[layer.name].mean(0), 0.1)
         expected += (found[layer.name] * solved).sum((1, 2))
@@ -95,32 +97,40 @@ def test_scores_are_the_bilinear_form_of_the_curvature() -> None:
 
 
 @dataclass(frozen=True)
-class GivenFactors(Problem):
-    """A problem whose sample and target are written down."""
+class GivenFactors(EstimatorInputs):
+    """Inputs whose sample and target are written down."""
 
+    layer: Layer | None = None
     factors: LayerFactors | None = None
     target: Tensor | None = None
 
-    def target_gradient(self, target: str, config: DirectionsConfig) -> Tensors:
-        return self.layers[0].from_matrix(self.target)
+    @property
+    def layers(self) -> list[Layer]:
+        return [self.layer]
+
+    def target_gradient(self, target: str) -> Tensors:
+        return self.layer.from_matrix(self.target)
 
     def sample_factors(
-        self, config: DirectionsConfig, labels: Labels, every: int = 1
+        self, sample: Any, labels: str = "data", every: int = 1
     ) -> Iterator[dict[str, LayerFactors]]:
         assert every == 1
         half = len(self.factors.inputs) // 2
         for part in (slice(0, half), slice(half, None)):
             inputs, grads = self.factors.inputs[part], self.factors.output_grads[part]
             present = self.factors.present[part]
-            yield {self.layers[0].name: LayerFactors(inputs, grads, present)}
+            yield {self.layer.name: LayerFactors(inputs, grads, present)}
 
 
-def given_problem(inputs: Tensor, grads: Tensor, target: Tensor) -> GivenFactors:
+def given_inputs(inputs: Tensor, grads: Tensor, target: Tensor) -> GivenFactors:
     model = tiny_model("llama")
     layer = linear_layers(model)[0]
     assert target.shape == (layer.d_out, layer.d_in)
     factors = LayerFactors(inputs, grads, (grads != 0).any(2))
-    return GivenFactors(model, [layer], {"t": POOL}, POOL, factors=factors, target=target)
+    sample = random_rows(len(inputs))
+    return GivenFactors(
+        learner_of(model), {"t": POOL}, sample, layer=layer, factors=factors, target=target
+    )
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -135,8 +145,8 @@ def test_where_the_fisher_is_a_kronecker_product_the_solve_is_exact(damping: flo
     inputs = x.repeat_interleave(13, 0)[:, None]
     grads = g.repeat(11, 1)[:, None]
     target = randn(8, 8, seed=3)
-    problem = given_problem(inputs, grads, target)
-    ours = estimate_ekfac(problem, configure(damping))["t"][problem.layers[0].name]
+    given = given_inputs(inputs, grads, target)
+    ours = estimate_ekfac(given, EkfacConfig(damping=damping))["t"][given.layers[0].name]
     gradients = grads.transpose(1, 2) @ inputs
     expected = dense_fisher_solve(gradients, target, damping)
     torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
@@ -147,8 +157,8 @@ def test_corrected_eigenvalues_are_better_than_the_product_of_the_factors() -> N
     x = randn(40, 3, 8, seed=1)
     grads = torch.tanh(x @ randn(8, 8, seed=2)) * x[:, :1, :1]
     target = randn(8, 8, seed=3)
-    problem = given_problem(x, grads, target)
-    ours = estimate_ekfac(problem, configure(0.1))["t"][problem.layers[0].name]
+    given = given_inputs(x, grads, target)
+    ours = estimate_ekfac(given, EkfacConfig())["t"][given.layers[0].name]
     gradients = grads.transpose(1, 2) @ x
     exact = dense_fisher_solve(gradients, target, 0.1)
     kfac = kfac_solve(x.flatten(0, 1), grads.flatten(0, 1), target)
@@ -170,7 +180,7 @@ def test_padding_changes_no_direction() -> None:
     padded = torch.cat([x, 100 + randn(10, 3, 8, seed=4)], 1)
     no_grads = torch.cat([grads, torch.zeros(10, 3, 8, dtype=torch.float64)], 1)
     one, other = (
-        estimate_ekfac(given_problem(*given, target), configure())["t"]
+        estimate_ekfac(given_inputs(*given, target), EkfacConfig())["t"]
         for given in ((x, grads), (padded, no_grads))
     )
     assert_same(one, other)
@@ -179,7 +189,7 @@ def test_padding_changes_no_direction() -> None:
 def test_batches_of_the_sample_change_nothing() -> None:
     model = tiny_model()
     one, many = (
-        estimate_ekfac(make_problem(model), DirectionsConfig(batch_tokens=tokens))
+        estimate_ekfac(inputs_of(model, batch_tokens=tokens), EkfacConfig())
         for tokens in (1, 10_000)
     )
     for name in TARGETS:
@@ -191,15 +201,14 @@ def test_batches_of_the_sample_change_nothing() -> None:
 def test_a_large_sample_gives_its_eigenbases_by_a_part_of_its_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, config = tiny_model(), configure()
-    problem = make_problem(model)
+    model = tiny_model()
+    inputs, settings = inputs_of(model), EkfacConfig()
     widest = max(max(layer.d_in, layer.d_out) for layer in linear_layers(model))
     # Three times as many tokens as are asked for.
-    monkeypatch.setattr(curvature_costs, "BASIS_TOKENS", int(sum(POOL.lengths) / (3.2 * widest)))
-    bases = ekfac._eigenbases(problem, config)
-    third = Problem(model, problem.layers, TARGETS, ListRows(POOL.rows[::3]))
-    monkeypatch.setattr(curvature_costs, "BASIS_TOKENS", 10**9)
-    expected = ekfac._eigenbases(third, config)
+    monkeypatch.setattr(ekfac, "BASIS_SIZE", int(sum(POOL.lengths) / (3.2 * widest)))
+    bases = ekfac_math._eigenbases(inputs, settings, POOL)
+    monkeypatch.setattr(ekfac, "BASIS_SIZE", 10**9)
+    expected = ekfac_math._eigenbases(inputs, settings, ListRows(POOL.rows[::3]))
     for name, basis in bases.items():
         torch.testing.assert_close(basis.input.abs(), expected[name].input.abs())
         if basis.output is not None:
@@ -207,11 +216,11 @@ def test_a_large_sample_gives_its_eigenbases_by_a_part_of_its_rows(
 
 
 def test_heavy_damping_leaves_each_layers_gradient(model: PreTrainedModel) -> None:
-    problem = make_problem(model)
-    gradient = estimate_gradient(problem, configure())
-    estimated = estimate_ekfac(problem, configure(1e9))
-    samples = layer_gradients(model, problem.layers, POOL.rows, "margin")
-    for layer in problem.layers:
+    inputs = inputs_of(model)
+    gradient = estimate_gradient(inputs, NoSettings())
+    estimated = estimate_ekfac(inputs, EkfacConfig(damping=1e9))
+    samples = layer_gradients(model, inputs.layers, POOL.rows, "margin")
+    for layer in inputs.layers:
         # The damping is relative to the mean eigenvalue, the mean squared entry of a gradient.
         damping = 1e9 * samples[layer.name].square().mean(0).mean()
         for name in TARGETS:
@@ -220,11 +229,21 @@ def test_heavy_damping_leaves_each_layers_gradient(model: PreTrainedModel) -> No
 
 
 def test_sampled_labels_change_the_curvature_and_only_it() -> None:
-    problem = make_problem(tiny_model())
+    inputs = inputs_of(tiny_model())
     data, sampled, again = (
-        estimate_ekfac(problem, DirectionsConfig(labels=labels, batch_tokens=50))
+        estimate_ekfac(inputs, EkfacConfig(labels=labels))
         for labels in ("data", "sampled", "sampled")
     )
-    name = problem.layers[0].name
+    name = inputs.layers[0].name
     assert not torch.allclose(data["one"][name], sampled["one"][name])
     assert_same(sampled["one"], again["one"])
+
+
+def test_a_layer_that_is_never_used_is_not_moved() -> None:
+    inputs = inputs_of(with_unused_layer(tiny_model()))
+    found = estimate_ekfac(inputs, EkfacConfig())["one"]
+    expected = estimate_ekfac(inputs_of(tiny_model()), EkfacConfig())["one"]
+    unused = [name for name in found if "unused" in name]
+    assert len(unused) == 2
+    assert not any(found[name].any() for name in unused)
+    assert_same({name: found[name] for name in expected}, expected)

@@ -7,12 +7,21 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Row, collate
-from dsdm.datamodel import gradients
-from dsdm.datamodel.gradients import factors_of, mean_gradient
-from dsdm.datamodel.layers import layers_named, linear_layers, moved_layers, tables
+from dsdm.datamodel.gradients import mean_gradient
+from dsdm.datamodel.scoring import layers_named
 from dsdm.errors import ModelError, NumericalError
+from dsdm.learners import factors as factors_module
+from dsdm.learners.lm_factors import factors_of
+from dsdm.learners.lm_layers import linear_layers, moved_layers, tables
 from dsdm.lm.config import Output
-from tests.conftest import VOCAB, ListRows, random_rows, tiny_model
+from tests.conftest import (
+    VOCAB,
+    ListRows,
+    learner_of,
+    random_rows,
+    tiny_model,
+    with_unused_layer,
+)
 from tests.oracles import assert_same, layer_gradients, loop_gradient
 
 OUTPUTS: tuple[Output, ...] = ("loglik", "margin")
@@ -127,16 +136,17 @@ def test_layers_are_found_by_the_parameters_that_a_direction_moves() -> None:
     model = tiny_model("gpt2-untied")
     wanted = [linear_layers(model)[2], tables(model)[1]]
     names = [name for layer in wanted for name in layer.parameter_names]
-    assert layers_named(model, names) == wanted
+    tensors = dict.fromkeys(names, torch.zeros(1))
+    assert layers_named(learner_of(model), tensors) == wanted
     with pytest.raises(ValueError, match="neither in a layer nor in a table"):
-        layers_named(model, [*names, "transformer.ln_f.weight"])
+        layers_named(learner_of(model), tensors | {"transformer.ln_f.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("formed", [1, 23 * 8, 23 * 8 * 3])
 def test_tables_form_a_few_gradients_at_a_time(
     monkeypatch: pytest.MonkeyPatch, formed: int
 ) -> None:
-    monkeypatch.setattr(gradients, "FORMED_ON_CPU", formed)
+    monkeypatch.setattr(factors_module, "FORMED_ON_CPU", formed)
     model, rows = tiny_model(), random_rows(7).rows
     (table,) = tables(model)
     found = factors_of(model, [table], collate(rows), "margin")[table.name]
@@ -166,7 +176,7 @@ def test_the_mean_gradient_is_that_of_a_loop(
 ) -> None:
     rows = random_rows(7, answer_start=2)
     names = [name for name, _ in model.named_parameters()]
-    ours = mean_gradient(model, rows, output, names, batch_tokens=batch_tokens)
+    ours = mean_gradient(learner_of(model, output, batch_tokens=batch_tokens), rows, names)
     assert_same(ours, loop_gradient(model, rows.rows, output))
 
 
@@ -176,7 +186,7 @@ def test_each_example_weighs_the_same_however_many_tokens_it_counts() -> None:
     rows.rows[0] = Row(rows.rows[0].tokens[:2])
     rows.rows[1] = Row(torch.arange(9).numpy() % VOCAB)
     name = linear_layers(model)[0].name
-    whole = mean_gradient(model, rows, "loglik", [name], batch_tokens=100)[name]
+    whole = mean_gradient(learner_of(model, "loglik"), rows, [name])[name]
     short, long = (loop_gradient(model, [row], "loglik", [name])[name] for row in rows.rows)
     torch.testing.assert_close(whole, (short + long) / 2, rtol=1e-9, atol=1e-12)
 
@@ -187,7 +197,7 @@ def test_a_gradient_that_is_not_finite_is_refused_by_name() -> None:
         model.transformer.wte.weight[5] = float("inf")
     layer = linear_layers(model)[0]
     with pytest.raises(NumericalError, match=r"gradient of `transformer\.h\.0"):
-        mean_gradient(model, random_rows(9), "loglik", [layer.name], batch_tokens=100)
+        mean_gradient(learner_of(model, "loglik"), random_rows(9), [layer.name])
 
 
 def test_factors_leave_the_model_as_it_was(model: PreTrainedModel) -> None:
@@ -225,12 +235,23 @@ def test_a_context_has_its_share_of_the_gradient() -> None:
     model, share = tiny_model(), 0.3
     row = Row(torch.arange(9).numpy() % VOCAB, answer_start=6)
     name = linear_layers(model)[0].name
-    ours = mean_gradient(
-        model, ListRows([row]), "loglik", [name], batch_tokens=100, context_share=share
-    )[name]
+    learner = learner_of(model, "loglik", context_share=share)
+    ours = mean_gradient(learner, ListRows([row]), [name])[name]
     answer, whole = (
         loop_gradient(model, [Row(row.tokens, start)], "loglik", [name])[name] for start in (6, 1)
     )
     context = (8 * whole - 3 * answer) / 5
     expected = (1 - share) * answer + share * context
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_layer_that_is_never_used_has_gradients_of_zero() -> None:
+    model = with_unused_layer(tiny_model())
+    layers = moved_layers(model, embeddings=True)
+    found = factors_of(model, layers, collate(random_rows(3).rows), "margin")
+    unused = next(layer for layer in layers if "unused" in layer.name)
+    for part in found[unused.name].parts():
+        assert part.gradients().shape[1:] == (8, 9)
+        assert not part.gradients().any()
+    mean = mean_gradient(learner_of(model), random_rows(3), [unused.name])
+    assert not mean[unused.name].any()

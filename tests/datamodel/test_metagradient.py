@@ -8,21 +8,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsdm.artifacts import Draft
 from dsdm.data.batches import Rows, collate
-from dsdm.datamodel.calibration import load_exact
-from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
-from dsdm.datamodel.directions import Direction, load_direction
-from dsdm.datamodel.estimate import Question, direction_path, estimate_of_training
-from dsdm.datamodel.estimators import metagradient_directions
-from dsdm.datamodel.layers import moved_layers
+from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.estimate import estimate_along_training, save_estimated
+from dsdm.datamodel.estimators.inputs import EstimatorInputs, Tensors
+from dsdm.datamodel.estimators.metagradient import MetagradientConfig
+from dsdm.datamodel.estimators.metagradient_math import metagradient_directions
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.errors import ConfigError
+from dsdm.learners.lm_layers import moved_layers
+from dsdm.learners.protocol import Training
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.outputs import example_outputs
 from dsdm.lm.replay import Replay
 from dsdm.lm.train import Trainer, epoch_order
-from tests.conftest import random_rows, tiny_model
+from tests.conftest import learner_of, random_rows, tiny_model, with_unused_layer
 
 ROWS = random_rows(24, longest=9, seed=1)
 TARGETS: dict[str, Rows] = {
@@ -31,14 +32,18 @@ TARGETS: dict[str, Rows] = {
 }
 ORDER = epoch_order(np.arange(24), 2.0, seed=0)
 TRAIN = TrainConfig(batch_tokens=60, lr=1e-5, precision="float32", max_grad_norm=0.5)
-CONFIG = DirectionsConfig(output="loglik", context_share=0.0, smoothing=0.0, batch_tokens=50)
-SCORES = ScoresConfig(
-    mode="backward", calibration_rows=12, precision="float32", batch_tokens=50, per_target=True
-)
+WHOLE = MetagradientConfig(tail=1.0, smoothing=0.0)
+SCORES = ScoresConfig(mode="backward", calibration_rows=12, per_target=True)
+WEIGHTS = {"one": 1.0, "two": 0.5}
 
 
-def replay_of(smoothing: float = 0.0) -> Replay:
-    return Replay(tiny_model(), ROWS, ORDER, TRAIN, smoothing=smoothing)
+def replay_of(tail: float = 1.0, smoothing: float = 0.0) -> Replay:
+    return Replay(tiny_model(), ROWS, ORDER, TRAIN, tail=tail, smoothing=smoothing)
+
+
+def inputs_of(model: PreTrainedModel, num_checkpoints: int) -> EstimatorInputs:
+    training = Training(replay_of, num_checkpoints)
+    return EstimatorInputs(learner_of(model, "loglik"), TARGETS, ROWS, WEIGHTS, training=training)
 
 
 def checkpoints(count: int) -> list[PreTrainedModel]:
@@ -89,11 +94,11 @@ def output_after(row: int, extra: float, target: Rows) -> float:
 
 def test_scores_are_what_a_rows_weight_does_to_the_trained_models_output() -> None:
     count = replay_of().num_steps
-    found = metagradient_directions(replay_of(), TARGETS, count, CONFIG, lambda tokens: None)
+    found = metagradient_directions(inputs_of(tiny_model(), count), WHOLE)
     models = checkpoints(count)
     for target, rows in TARGETS.items():
         scores = sum(
-            exact_scores(model, Direction(at[target], "m", target, "p"), ROWS, "loglik", 50)
+            exact_scores(learner_of(model, "loglik"), Direction(at[target], "m", target), ROWS)
             for model, at in zip(models, found, strict=True)
         )
         for row in (0, 5, 13, 20):
@@ -102,41 +107,52 @@ def test_scores_are_what_a_rows_weight_does_to_the_trained_models_output() -> No
 
 
 def test_a_checkpoint_before_what_is_followed_back_is_an_error() -> None:
-    replay = Replay(tiny_model(), ROWS, ORDER, TRAIN, tail=0.5)
     with pytest.raises(ConfigError, match="the first of 3 checkpoints is at step"):
-        metagradient_directions(replay, TARGETS, 3, CONFIG, lambda tokens: None)
+        metagradient_directions(inputs_of(tiny_model(), 3), MetagradientConfig(tail=0.5))
 
 
-def test_the_mean_over_checkpoints_has_unit_spread(tmp_path: Path) -> None:
-    models, weights = checkpoints(2), {"one": 1.0, "two": 0.5}
-    questions = [Question(model, "p", TARGETS, weights, ROWS) for model in models]
-    drafts = {i: Draft(tmp_path / str(i)) for i in (0, 1)}
-    for draft in drafts.values():
-        draft.path.mkdir()
-    estimate_of_training(replay_of(), questions, CONFIG, SCORES, drafts, lambda tokens: None)
-    exact = [load_exact(draft.path, list(TARGETS)) for draft in drafts.values()]
+def test_the_mean_over_checkpoints_has_unit_spread() -> None:
+    models = checkpoints(2)
+    found = estimate_along_training(
+        [inputs_of(m, 2) for m in models], "metagradient", WHOLE, SCORES
+    )
+    exact = [found[i].exact for i in (0, 1)]
     for target in TARGETS:
         assert np.mean([one[target] for one in exact], axis=0).std() == pytest.approx(1)
-    rows = np.load(tmp_path / "0" / "calibration.npz")["rows"]
+    rows = found[0].calibration_examples
     mixed = [
-        exact_scores(model, load_direction(direction_path(draft.path, "mix")), ROWS, "loglik", 50)
-        for model, draft in zip(models, drafts.values(), strict=True)
+        exact_scores(learner_of(model, "loglik"), found[i].directions["mix"], ROWS)
+        for i, model in enumerate(models)
     ]
     assert np.mean(mixed, axis=0)[rows].std() == pytest.approx(1)
-    weighted = sum(weights[t] * np.mean([one[t] for one in exact], axis=0) for t in TARGETS)
+    weighted = sum(WEIGHTS[t] * np.mean([one[t] for one in exact], axis=0) for t in TARGETS)
     assert np.corrcoef(weighted, np.mean(mixed, axis=0)[rows])[0, 1] == pytest.approx(1)
 
 
 def test_what_is_written_for_a_checkpoint_does_not_depend_on_which_others_are(
     tmp_path: Path,
 ) -> None:
-    questions = [
-        Question(model, "p", TARGETS, dict.fromkeys(TARGETS, 1.0), ROWS) for model in checkpoints(2)
-    ]
-    for folder, numbers in (("both", (0, 1)), ("one", (1,))):
-        drafts = {i: Draft(tmp_path / folder / str(i)) for i in numbers}
-        for draft in drafts.values():
-            draft.path.mkdir(parents=True)
-        estimate_of_training(replay_of(), questions, CONFIG, SCORES, drafts, lambda tokens: None)
+    inputs = [inputs_of(model, 2) for model in checkpoints(2)]
+    for name, numbers in (("both", (0, 1)), ("one", (1,))):
+        found = estimate_along_training(inputs, "metagradient", WHOLE, SCORES, numbers)
+        assert set(found) == set(numbers)
+        for number, one in found.items():
+            (tmp_path / name / str(number)).mkdir(parents=True)
+            save_estimated(one, tmp_path / name / str(number))
     for file in (tmp_path / "one" / "1").iterdir():
         assert file.read_bytes() == (tmp_path / "both" / "1" / file.name).read_bytes()
+
+
+def test_a_parameter_without_gradient_is_not_moved() -> None:
+    def directions(model: PreTrainedModel) -> Tensors:
+        def replay(tail: float, smoothing: float) -> Replay:
+            return Replay(model, ROWS, ORDER, TRAIN, tail=tail, smoothing=smoothing)
+
+        inputs = EstimatorInputs(
+            learner_of(model, "loglik"), TARGETS, ROWS, training=Training(replay)
+        )
+        return metagradient_directions(inputs, WHOLE)[0]["one"]
+
+    found, plain = directions(with_unused_layer(tiny_model())), directions(tiny_model())
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, plain.get(name, torch.zeros_like(tensor)))

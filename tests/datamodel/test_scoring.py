@@ -2,23 +2,19 @@
 
 import dataclasses
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
-from dsdm.datamodel import scoring
+from dsdm.datamodel import calibrate as calibrating
+from dsdm.datamodel.calibrate import FINER, GOOD, SHRINKS, calibrate
 from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.directions import Direction, add_directions
+from dsdm.datamodel.direction import Direction, add_directions
 from dsdm.datamodel.scoring import (
     EXACT_PASSES,
-    FINER,
     FORWARD_PASSES,
-    GOOD,
-    SHRINKS,
-    calibrate,
     exact_scores,
     score_backward,
     score_forward,
@@ -26,9 +22,9 @@ from dsdm.datamodel.scoring import (
 from dsdm.errors import NumericalError
 from dsdm.lm.config import Output
 from dsdm.lm.outputs import example_outputs
-from tests.conftest import ListRows, moved_names, random_rows, tiny_model
+from tests.conftest import ListRows, learner_of, moved_names, random_rows, tiny_model
 
-CONFIG = ScoresConfig(precision="float32", batch_tokens=24, calibration_rows=8)
+CONFIG = ScoresConfig(calibration_rows=8)
 
 
 def random_direction(model: PreTrainedModel, seed: int = 0, *, every: bool = False) -> Direction:
@@ -59,7 +55,7 @@ def slopes_by_autograd(
 def test_backward_scores_equal_autograd(model: PreTrainedModel, output: Output) -> None:
     rows = random_rows(7)
     directions = [random_direction(model, seed) for seed in range(3)]
-    scores = score_backward(model, directions, rows, output, CONFIG)
+    scores = score_backward(learner_of(model, output, batch_tokens=24), directions, rows)
     for k, direction in enumerate(directions):
         expected = slopes_by_autograd(model, direction, rows, output)
         np.testing.assert_allclose(scores[:, k], expected, rtol=1e-9, atol=1e-12)
@@ -68,9 +64,9 @@ def test_backward_scores_equal_autograd(model: PreTrainedModel, output: Output) 
 def test_one_methods_scores_are_the_same_bits_whatever_is_scored_beside_it() -> None:
     model, rows = tiny_model().float(), random_rows(7)
     one, other = random_direction(model, 1), random_direction(model, 2)
-    other = dataclasses.replace(other, method="other")
-    alone = score_backward(model, [one], rows, "loglik", CONFIG)
-    beside = score_backward(model, [other, one, other], rows, "loglik", CONFIG)
+    other = dataclasses.replace(other, estimator="other")
+    alone = score_backward(learner_of(model, "loglik", batch_tokens=24), [one], rows)
+    beside = score_backward(learner_of(model, "loglik", batch_tokens=24), [other, one, other], rows)
     np.testing.assert_array_equal(alone[:, 0], beside[:, 1])
 
 
@@ -78,7 +74,7 @@ def test_one_methods_scores_are_the_same_bits_whatever_is_scored_beside_it() -> 
 def test_exact_scores_equal_autograd(model: PreTrainedModel, every: bool) -> None:
     rows = random_rows(5)
     direction = random_direction(model, every=every)
-    scores = exact_scores(model, direction, rows, "margin", 24)
+    scores = exact_scores(learner_of(model, "margin", batch_tokens=24), direction, rows)
     expected = slopes_by_autograd(model, direction, rows, "margin")
     np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-12)
 
@@ -86,8 +82,8 @@ def test_exact_scores_equal_autograd(model: PreTrainedModel, every: bool) -> Non
 def test_forward_scores_converge_to_the_exact_derivative(model: PreTrainedModel) -> None:
     rows = random_rows(5)
     direction = random_direction(model, every=True)
-    exact = exact_scores(model, direction, rows, "margin", 24)
-    forward = score_forward(model, direction, rows, "margin", 1e-5, CONFIG)
+    exact = exact_scores(learner_of(model, "margin", batch_tokens=24), direction, rows)
+    forward = score_forward(learner_of(model, "margin", batch_tokens=24), direction, rows, 1e-5)
     np.testing.assert_allclose(forward, exact, rtol=1e-5, atol=1e-7)
 
 
@@ -95,8 +91,8 @@ def test_scoring_leaves_the_model_as_it_was(model: PreTrainedModel) -> None:
     rows = random_rows(3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     direction = random_direction(model)
-    score_backward(model, [direction], rows, "margin", CONFIG)
-    score_forward(model, direction, rows, "margin", 1e-3, CONFIG)
+    score_backward(learner_of(model, "margin", batch_tokens=24), [direction], rows)
+    score_forward(learner_of(model, "margin", batch_tokens=24), direction, rows, 1e-3)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
         assert parameter.requires_grad
@@ -107,11 +103,10 @@ def test_scoring_leaves_the_model_as_it_was(model: PreTrainedModel) -> None:
 def test_batch_size_changes_nothing() -> None:
     model, rows = tiny_model(), random_rows(9)
     direction = random_direction(model)
-    one = ScoresConfig(batch_tokens=1, precision="float32")
-    many = ScoresConfig(batch_tokens=1000, precision="float32")
+    one, many = (learner_of(model, "loglik", batch_tokens=tokens) for tokens in (1, 1000))
     np.testing.assert_allclose(
-        score_backward(model, [direction], rows, "loglik", one),
-        score_backward(model, [direction], rows, "loglik", many),
+        score_backward(one, [direction], rows),
+        score_backward(many, [direction], rows),
         rtol=1e-9,
     )
 
@@ -121,8 +116,8 @@ def test_permuting_candidates_permutes_scores() -> None:
     order = np.random.default_rng(0).permutation(9)
     shuffled = ListRows([rows.rows[i] for i in order])
     direction = random_direction(model)
-    scores = score_backward(model, [direction], rows, "loglik", CONFIG)
-    again = score_backward(model, [direction], shuffled, "loglik", CONFIG)
+    scores = score_backward(learner_of(model, "loglik", batch_tokens=24), [direction], rows)
+    again = score_backward(learner_of(model, "loglik", batch_tokens=24), [direction], shuffled)
     np.testing.assert_allclose(again, scores[order], rtol=1e-9)
 
 
@@ -130,21 +125,21 @@ def test_scores_are_linear_in_the_direction() -> None:
     model, rows = tiny_model(), random_rows(4)
     one, two = random_direction(model, 1), random_direction(model, 2)
     mix = add_directions([one, two], [2.0, -0.5])
-    scores = score_backward(model, [one, two, mix], rows, "margin", CONFIG)
+    scores = score_backward(learner_of(model, "margin", batch_tokens=24), [one, two, mix], rows)
     np.testing.assert_allclose(scores[:, 2], 2 * scores[:, 0] - 0.5 * scores[:, 1], rtol=1e-9)
 
 
 def test_calibration_sets_the_step_from_the_effect() -> None:
     model, rows = tiny_model(), random_rows(8)
     direction = random_direction(model).scaled(37.0)
-    calibration = calibrate(model, direction, rows, "margin", CONFIG)
+    calibration = calibrate(learner_of(model), direction, rows, CONFIG)
     assert calibration.forward.correlation > 0.98
     assert calibration.forward.step * calibration.spread <= CONFIG.effect_nats + 1e-12
 
 
 def test_calibration_takes_the_step_that_agrees_best() -> None:
     model, rows = tiny_model(), random_rows(8)
-    calibration = calibrate(model, random_direction(model), rows, "margin", CONFIG)
+    calibration = calibrate(learner_of(model), random_direction(model), rows, CONFIG)
     # In fp64 nothing is rounded that matters, so the smallest step is the best.
     effect = calibration.forward.step * calibration.spread
     assert effect == pytest.approx(CONFIG.effect_nats * min(SHRINKS))
@@ -152,8 +147,8 @@ def test_calibration_takes_the_step_that_agrees_best() -> None:
 
 def test_where_outputs_bend_float32_takes_finer_steps() -> None:
     model, rows = tiny_model(), random_rows(8)
-    config = ScoresConfig(effect_nats=2.0, precision="float32")
-    found = calibrate(model, random_direction(model), rows, "margin", config)
+    config = ScoresConfig(effect_nats=2.0)
+    found = calibrate(learner_of(model), random_direction(model), rows, config)
     assert found.forward.correlation > GOOD
     effect = found.forward.step * found.spread
     assert effect == pytest.approx(config.effect_nats * min(FINER))
@@ -162,23 +157,22 @@ def test_where_outputs_bend_float32_takes_finer_steps() -> None:
 
 def test_what_bf16_rounds_away_is_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = tiny_model().float(), random_rows(8)
-    monkeypatch.setattr(scoring, "uses_bfloat16", lambda device, precision: True)
+    monkeypatch.setattr(calibrating, "uses_bfloat16", lambda device, precision: True)
     direction = random_direction(model)
     # Of so small an effect that nothing of it is left in bf16.
-    config = ScoresConfig(effect_nats=1e-3, precision="auto")
-    bf16 = msgspec.structs.replace(config, precision="bfloat16")
+    config = ScoresConfig(effect_nats=1e-3)
     with pytest.raises(NumericalError, match=r"in bfloat16.* or scores.precision to auto"):
-        calibrate(model, direction, rows, "margin", bf16)
-    found = calibrate(model, direction, rows, "margin", config)
+        calibrate(learner_of(model, precision="bfloat16"), direction, rows, config)
+    learner = learner_of(model, precision="auto")
+    found = calibrate(learner, direction, rows, config)
     assert found.forward.precision == "float32"
     assert found.passes == EXACT_PASSES + FORWARD_PASSES * 2 * len(SHRINKS)
-    assert found.forward.settings(config).precision == "float32"
-    coarse = calibrate(model, direction, rows, "margin", ScoresConfig(effect_nats=0.5))
+    coarse = calibrate(learner, direction, rows, ScoresConfig(effect_nats=0.5))
     assert coarse.forward.precision == "bfloat16"
 
 
 def test_disagreement_with_the_derivative_is_an_error_with_the_numbers() -> None:
     model, rows = tiny_model(), random_rows(8)
-    config = ScoresConfig(effect_nats=1e6, precision="float32")
+    config = ScoresConfig(effect_nats=1e6)
     with pytest.raises(NumericalError, match=r"correlation -?\d\.\d+ at step"):
-        calibrate(model, random_direction(model), rows, "margin", config)
+        calibrate(learner_of(model), random_direction(model), rows, config)

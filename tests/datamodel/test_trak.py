@@ -1,8 +1,8 @@
 """TRAK through one direction against the textbook formula over explicit features."""
 
 from dataclasses import replace
+from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -10,16 +10,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Row, collate
-from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.estimators import Problem, estimate_gradient, estimate_trak, trak
-from dsdm.datamodel.estimators.trak import make_projection, project
-from dsdm.datamodel.gradients import factors_of
-from dsdm.datamodel.layers import Layer, moved_layers
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.estimators import trak_math
+from dsdm.datamodel.estimators.gradient import gradient as estimate_gradient
+from dsdm.datamodel.estimators.inputs import EstimatorInputs
+from dsdm.datamodel.estimators.registry import NoSettings
+from dsdm.datamodel.estimators.trak import TrakConfig
+from dsdm.datamodel.estimators.trak_math import estimate_trak, make_projection, project
 from dsdm.datamodel.scoring import score_backward
 from dsdm.errors import NumericalError
+from dsdm.learners.layers import Layer
+from dsdm.learners.lm_factors import factors_of
+from dsdm.learners.lm_layers import moved_layers
 from dsdm.lm.config import Output
-from tests.conftest import random_rows, tiny_model
+from tests.conftest import learner_of, random_rows, tiny_model
 from tests.oracles import assert_same, layer_gradients, loop_gradient, textbook_trak
 
 POOL = random_rows(60, seed=1)
@@ -28,24 +32,24 @@ TARGETS = {
     "one": random_rows(5, seed=3, answer_start=2),
     "two": random_rows(4, seed=4, answer_start=3),
 }
-SCORES = ScoresConfig(precision="float32", batch_tokens=50)
+SETTINGS = TrakConfig(projection=3, damping=0.1)
+SEED = 5
 
 
-def configure(output: Output = "margin", **fields: float) -> DirectionsConfig:
-    fields = {"context_share": 0.0, "seed": 5, **fields}
-    return DirectionsConfig(output=output, projection=3, batch_tokens=50, damping=0.1, **fields)
+def inputs_of(
+    model: PreTrainedModel, output: Output = "margin", **settings: Any
+) -> EstimatorInputs:
+    return EstimatorInputs(learner_of(model, output, **settings), TARGETS, POOL, seed=SEED)
 
 
-def make_problem(model: PreTrainedModel) -> Problem:
-    return Problem(model, moved_layers(model, embeddings=True), TARGETS, POOL)
-
-
-def explicit_features(model: PreTrainedModel, rows: list[Row], config: DirectionsConfig) -> Tensor:
+def explicit_features(
+    model: PreTrainedModel, rows: list[Row], output: Output = "margin", projection: int = 3
+) -> Tensor:
     """phi(x) = P vec(grad f(x)) with every layer's P as the dense matrix left (x) right."""
     blocks, layers = [], moved_layers(model, embeddings=True)
-    gradients = layer_gradients(model, layers, rows, config.output)
+    gradients = layer_gradients(model, layers, rows, output)
     for layer in layers:
-        left, right = make_projection(layer, config.projection, config.seed)
+        left, right = make_projection(layer, projection, SEED)
         dense = torch.kron(left.double(), right.double())
         blocks.append(gradients[layer.name].flatten(1) @ dense.T)
     return torch.cat(blocks, 1)
@@ -55,73 +59,56 @@ def explicit_features(model: PreTrainedModel, rows: list[Row], config: Direction
 def test_scores_through_directions_are_the_textbook_scores(
     model: PreTrainedModel, output: Output
 ) -> None:
-    config = configure(output)
-    estimated = estimate_trak(make_problem(model), config)
-    pool, candidates = (explicit_features(model, r.rows, config) for r in (POOL, CANDIDATES))
+    inputs = inputs_of(model, output)
+    estimated = estimate_trak(inputs, SETTINGS)
+    pool, candidates = (explicit_features(model, r.rows, output) for r in (POOL, CANDIDATES))
     assert len(pool) < pool.shape[1]  # fewer rows than dimensions: the damping matters
     for name, rows in TARGETS.items():
         direction = Direction(estimated[name], "trak", name, "p")
-        ours = score_backward(model, [direction], CANDIDATES, output, SCORES)[:, 0]
-        targets = explicit_features(model, rows.rows, config)
+        ours = score_backward(inputs.learner, [direction], CANDIDATES)[:, 0]
+        targets = explicit_features(model, rows.rows, output)
         expected = textbook_trak(pool, candidates, targets, 0.1)
         np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("projection", [1, 2, 3])
 def test_solving_by_rows_is_solving_by_dimensions(projection: int) -> None:
-    config = configure()
-    model = tiny_model()
-    phis = explicit_features(
-        model, POOL.rows, msgspec.structs.replace(config, projection=projection)
-    )
+    phis = explicit_features(tiny_model(), POOL.rows, projection=projection)
     dim = phis.shape[1]
     phi = torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     solved = [
-        make_solve(iter(phis.split(7)), dim, config)(phi)
-        for make_solve in (trak._solve_by_rows, trak._solve_by_dimensions)
+        make_solve(iter(phis.split(7)), dim, SETTINGS)(phi)
+        for make_solve in (trak_math._solve_by_examples, trak_math._solve_by_dimensions)
     ]
     torch.testing.assert_close(*solved, rtol=1e-9, atol=1e-9)
 
 
 def test_scores_are_means_over_target_examples_of_single_scores() -> None:
-    model, config = tiny_model(), configure()
-    estimated = estimate_trak(make_problem(model), config)
-    direction = Direction(estimated["one"], "trak", "one", "p")
-    ours = score_backward(model, [direction], CANDIDATES, "margin", SCORES)[:, 0]
-    pool, candidates = (explicit_features(model, r.rows, config) for r in (POOL, CANDIDATES))
+    model = tiny_model()
+    inputs = inputs_of(model)
+    direction = Direction(estimate_trak(inputs, SETTINGS)["one"], "trak", "one", "p")
+    ours = score_backward(inputs.learner, [direction], CANDIDATES)[:, 0]
+    pool, candidates = (explicit_features(model, r.rows) for r in (POOL, CANDIDATES))
     single = [
-        textbook_trak(pool, candidates, explicit_features(model, [row], config), 0.1)
+        textbook_trak(pool, candidates, explicit_features(model, [row]), 0.1)
         for row in TARGETS["one"].rows
     ]
     np.testing.assert_allclose(ours, torch.stack(single).mean(0), rtol=1e-7, atol=1e-9)
 
 
 def test_a_candidate_that_is_the_target_has_a_positive_score() -> None:
-    model, config = tiny_model(), configure()
-    rows = TARGETS["one"]
-    problem = Problem(model, moved_layers(model, embeddings=True), {"one": rows}, POOL)
-    direction = Direction(estimate_trak(problem, config)["one"], "trak", "one", "p")
-    assert score_backward(model, [direction], rows, "margin", SCORES).mean() > 0
+    inputs = inputs_of(tiny_model())
+    direction = Direction(estimate_trak(inputs, SETTINGS)["one"], "trak", "one", "p")
+    assert score_backward(inputs.learner, [direction], TARGETS["one"]).mean() > 0
 
 
 def test_batches_of_the_sample_change_nothing() -> None:
     model = tiny_model()
     one, many = (
-        estimate_trak(make_problem(model), DirectionsConfig(projection=3, batch_tokens=tokens))
-        for tokens in (1, 10_000)
+        estimate_trak(inputs_of(model, batch_tokens=tokens), SETTINGS) for tokens in (1, 10_000)
     )
     for name in TARGETS:
         assert_same(one[name], many[name])
-
-
-def test_features_are_taken_at_the_datas_labels_whatever_ekfac_takes() -> None:
-    model = tiny_model()
-    data, sampled = (
-        estimate_trak(make_problem(model), DirectionsConfig(projection=3, labels=labels))
-        for labels in ("data", "sampled")
-    )
-    for name in TARGETS:
-        assert_same(data[name], sampled[name])
 
 
 def test_factored_projection_is_the_explicit_one(model: PreTrainedModel) -> None:
@@ -141,12 +128,9 @@ def bare_layer(name: str = "layer.weight", d_out: int = 6, d_in: int = 9) -> Lay
 
 
 def test_too_few_rows_without_damping_are_an_error_that_says_what_to_do() -> None:
-    model = tiny_model()
-    problem = Problem(
-        model, moved_layers(model, embeddings=True), {"t": random_rows(2)}, random_rows(2)
-    )
+    settings = TrakConfig(projection=4, damping=0.0, curvature_rows=2)
     with pytest.raises(NumericalError, match="more damping"):
-        estimate_trak(problem, DirectionsConfig(projection=4, damping=0.0, curvature_rows=2))
+        estimate_trak(inputs_of(tiny_model()), settings)
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -209,7 +193,7 @@ def test_a_layer_narrower_than_the_projection_is_projected_to_its_own_width() ->
 
 def test_directions_of_gradient_are_the_targets_mean_gradients() -> None:
     model = tiny_model()
-    estimated = estimate_gradient(make_problem(model), configure())
+    estimated = estimate_gradient(inputs_of(model), NoSettings())
     for name, rows in TARGETS.items():
         names = [n for layer in moved_layers(model, embeddings=True) for n in layer.parameter_names]
         assert_same(estimated[name], loop_gradient(model, rows.rows, "margin", names))

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
 from dsdm.data.tokenizer import TokenizerConfig, make_tokenizer
-from dsdm.datamodel.layers import linear_layers, moved_layers
 from dsdm.errors import ArtifactError, ModelError
+from dsdm.learners.lm_layers import linear_layers, moved_layers
 from dsdm.lm.config import LoraConfig, ModelConfig, TrainConfig
 from dsdm.lm.model import load_model, load_saved, save_model, training_passes
 from dsdm.lm.moments import load_moments
@@ -154,8 +154,15 @@ def test_checkpoints_that_are_kept_are_the_same_after_a_kill(base: Path, tmp_pat
         if name == "cut":
             for step in (18, 33):
                 with pytest.raises(KilledError):
-                    trained(base, tmp_path / "work", kept=kept, advance=killed_at(step))
-        trained(base, tmp_path / name / "work" if name == "whole" else tmp_path / "work", kept=kept)
+                    trained(
+                        base,
+                        tmp_path / "work",
+                        kept=kept,
+                        keeps_moments=True,
+                        advance=killed_at(step),
+                    )
+        work = tmp_path / name / "work" if name == "whole" else tmp_path / "work"
+        trained(base, work, kept=kept, keeps_moments=True)
     for file in sorted((tmp_path / "whole").glob("*/*.*")):
         if "work" not in file.parts:
             other = tmp_path / "cut" / file.relative_to(tmp_path / "whole")
@@ -165,7 +172,8 @@ def test_checkpoints_that_are_kept_are_the_same_after_a_kill(base: Path, tmp_pat
 
 def test_kept_moments_are_the_optimizer_s(base: Path, tmp_path: Path) -> None:
     model = adapted(base)
-    result = train(model, ROWS, ORDER, TRAIN, work=tmp_path / "work", kept={1: tmp_path / "first"})
+    kept = {1: tmp_path / "first"}
+    result = train(model, ROWS, ORDER, TRAIN, work=tmp_path / "work", kept=kept, keeps_moments=True)
     first = load_moments(tmp_path / "first")
     assert first.steps == 1
     assert set(first.first) == set(first.second) == set(trainable(model))
@@ -174,6 +182,7 @@ def test_kept_moments_are_the_optimizer_s(base: Path, tmp_path: Path) -> None:
         b1, b2 = TRAIN.betas
         expected = (first.first[name] / (1 - b1)).square() * (1 - b2)
         torch.testing.assert_close(second, expected, rtol=1e-5, atol=1e-12)
+    assert result.moments is not None
     assert result.moments.steps == result.steps
 
 
@@ -323,6 +332,7 @@ def test_the_tokenizer_of_a_gguf_file_is_the_models(base: Path, gguf: Path) -> N
 
 def test_copies_of_an_adapted_model_share_its_base(base: Path) -> None:
     from dsdm.datamodel.directions import Direction
+
     from dsdm.datamodel.scoring import perturbed
 
     model = adapted(base)

@@ -17,9 +17,9 @@ from dsdm.lm.model import (
     load_model,
     load_saved,
     save_model,
-    uses_bfloat16,
 )
 from dsdm.lm.outputs import token_outputs
+from dsdm.precision import uses_bfloat16
 from tests.conftest import GPT2, LLAMA, MODELS, VOCAB, tiny_model
 
 CPU = torch.device("cpu")

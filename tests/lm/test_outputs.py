@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import IGNORED, Batch, Row, collate
 from dsdm.lm import outputs
 from dsdm.lm.config import Output
-from dsdm.lm.model import autocast
 from dsdm.lm.outputs import (
     differentiable_loglik,
     example_outputs,
@@ -23,6 +22,7 @@ from dsdm.lm.outputs import (
     token_outputs,
     weighted_outputs,
 )
+from dsdm.precision import autocast
 from tests.conftest import VOCAB, random_rows, tiny_model
 from tests.oracles import assert_same, plain_output
 

@@ -15,7 +15,7 @@ from dsdm.lm.config import TrainConfig
 from dsdm.lm.outputs import plain_token_outputs
 from dsdm.lm.replay import Influence, Replay
 from dsdm.lm.train import Trainer, epoch_order, plan_steps, train
-from tests.conftest import MODELS, random_rows, tiny_model
+from tests.conftest import MODELS, random_rows, tiny_model, with_unused_layer
 
 ROWS = random_rows(24, longest=9, seed=1)
 TARGET = random_rows(4, longest=9, seed=5)
@@ -151,3 +151,21 @@ def test_what_is_spared_is_not_counted() -> None:
     frozen = tiny_model("gpt2").requires_grad_(False)
     frozen.get_parameter("transformer.ln_f.weight").requires_grad_(True)
     assert passes(frozen, CONFIG) == pytest.approx(several * 2 / 3, rel=0.01)
+
+
+def test_a_parameter_without_gradient_has_derivatives_of_zero() -> None:
+    def influences(model: PreTrainedModel) -> list[Influence]:
+        replay = Replay(model, ROWS, ORDER, CONFIG)
+        trained = replay.train()
+        named = dict(trained.named_parameters())
+        gradients = torch.autograd.grad(
+            loss_on(trained, TARGET), list(named.values()), materialize_grads=True
+        )
+        return list(replay.influences([dict(zip(named, gradients, strict=True))]))
+
+    for found, plain in zip(
+        influences(with_unused_layer(tiny_model())), influences(tiny_model()), strict=True
+    ):
+        for name, derivative in found.derivatives[0].items():
+            expected = plain.derivatives[0].get(name, torch.zeros_like(derivative))
+            torch.testing.assert_close(derivative, expected)

@@ -14,7 +14,7 @@ from dsdm.data.batches import Row, collate
 from dsdm.errors import ArtifactError, NumericalError
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.train import TrainResult, epoch_order, plan_steps, train
-from tests.conftest import ListRows, random_rows, tiny_model
+from tests.conftest import ListRows, random_rows, tiny_model, with_unused_layer
 
 ROWS = random_rows(40, longest=9)
 CONFIG = TrainConfig(batch_tokens=40, micro_batch_tokens=30, lr=0.01, precision="float32")
@@ -279,3 +279,16 @@ def test_a_training_that_diverges_in_its_last_steps_is_an_error(tmp_path: Path) 
     config = TrainConfig(batch_tokens=40, lr=1e30, precision="float32")
     with pytest.raises(NumericalError):
         train(tiny_model().float(), ROWS, order_of(), config, work=tmp_path)
+
+
+def test_a_parameter_without_gradient_stays_as_it_is_and_has_no_moments(tmp_path: Path) -> None:
+    model = with_unused_layer(tiny_model())
+    before = model.base_model.unused.weight.detach().clone()
+    result = train(model, ROWS, order_of(), CONFIG, work=tmp_path / "a", keeps_moments=True)
+    assert torch.equal(model.base_model.unused.weight, before)
+    assert result.moments is not None
+    names = {name for name, _ in model.named_parameters() if "unused" not in name}
+    assert set(result.moments.first) == set(result.moments.second) == names
+    plain = train(tiny_model(), ROWS, order_of(), CONFIG, work=tmp_path / "b")
+    assert plain.metrics == result.metrics
+    assert plain.moments is None

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dsdm.artifacts import MANIFEST, PER_RUN, load_manifest, write_json
-from dsdm.datamodel.directions import load_direction, save_direction
+from dsdm.datamodel.direction import load_direction, save_direction
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.stages import run_check
 from dsdm.stages.check import CHECK, load_check
@@ -37,7 +37,7 @@ SMALL = CheckConfig(
 def experiment(folder: Path, run: str, **sections: dict[str, Any]) -> Experiment:
     settings: dict[str, dict[str, Any]] = {
         "proxies": {"count": 2, "fraction": 0.5, "epochs": 4.0, "train": TRAIN},
-        "directions": {"estimators": ["ekfac"], "curvature_rows": 128, **PRECISE},
+        "directions": {"estimators": ["ekfac"], "ekfac": {"curvature_rows": 128}, **PRECISE},
     }
     for name, section in sections.items():
         settings[name] = settings[name] | section
@@ -145,7 +145,7 @@ def test_a_curvature_without_damping_on_too_few_rows_is_not_trusted(
     sane: Check, world: Path
 ) -> None:
     trained_beside(world, "undamped")
-    undamped = {"damping": 0.0, "curvature_rows": 12}
+    undamped = {"ekfac": {"damping": 0.0, "curvature_rows": 12}}
     verdict = checked(experiment(world, "undamped", directions=undamped), SMALL).verdict
     assert not verdict.trust
     assert any("ill-posed: 12 rows for 129 dimensions" in reason for reason in verdict.reasons)

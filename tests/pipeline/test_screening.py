@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm import experiment as dsdm_experiment
+from dsdm.datamodel.columns import ScoreColumn, append_columns
 from dsdm.datamodel.config import ScreeningConfig
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.intervals import share_interval
@@ -71,12 +72,14 @@ def test_candidates_have_the_scores_of_a_full_run_or_are_predicted_below_the_cut
 
 def test_parts_from_before_there_was_a_mark_are_not_merged_with_later_ones(tmp_path: Path) -> None:
     line: dict[str, list[Any]] = {name: ["a"] for name in PROVENANCE} | {"candidate": [0]}
-    parts = [{"ekfac": [0.5]}, {"ekfac": [0.5], "ekfac.predicted": [True]}]
+    mark = {ScoreColumn("ekfac", predicted=True): pa.array([True])}
+    parts = [{ScoreColumn("ekfac"): pa.array([0.5])}] * 2
+    parts[1] = parts[1] | mark
     shards = []
     for number, scored in enumerate(parts):
         folder = tmp_path / str(number)
         folder.mkdir()
-        pq.write_table(pa.table(line | scored), folder / SCORES)
+        pq.write_table(append_columns(pa.table(line), scored.items()), folder / SCORES)
         shards.append([folder])
     with pytest.raises(ArtifactError, match="parts have different columns"):
         merge_scores(shards, tmp_path / SCORES)

@@ -1,4 +1,4 @@
-"""Scores that are drawn towards the means of their groups, from file to selection."""
+"""Scores that are shrunk towards the means of their groups, from file to selection."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.data.examples import Unit
-from dsdm.datamodel import topics
+from dsdm.datamodel.columns import ScoreColumn, score_field
 from dsdm.datamodel.config import MIX
-from dsdm.datamodel.shrinkage import GroupMoments
+from dsdm.datamodel.groups import GroupMoments
 from dsdm.experiment import load_experiment
+from dsdm.learners import topics
 from dsdm.stages import run_of
 from dsdm.stages.making.selection import target_scores
 from dsdm.stages.scores_table import PROVENANCE, SCORES, Shrinkage, merge_scores
@@ -53,7 +54,7 @@ def groups(run: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("unit", ["document", "row"])
-def test_merged_scores_are_drawn_towards_the_means_of_like_texts(
+def test_merged_scores_are_shrunk_towards_the_means_of_like_texts(
     tmp_path: Path, dsdm: Dsdm, unit: Unit
 ) -> None:
     experiment, run = write_kinds(tmp_path, 80), tmp_path / "run"
@@ -92,7 +93,7 @@ def test_texts_of_one_group_keep_their_scores(tmp_path: Path, dsdm: Dsdm) -> Non
 
 
 @pytest.mark.parametrize("shrinkage", [0.3, 1.0])
-def test_the_first_checkpoint_says_what_a_group_is_worth_and_the_last_what_is_in_it(
+def test_the_first_checkpoint_says_the_means_of_groups_and_the_last_what_is_in_them(
     tmp_path: Path, dsdm: Dsdm, shrinkage: float
 ) -> None:
     experiment, run = write_kinds(tmp_path, 60), tmp_path / "run"
@@ -121,7 +122,7 @@ def test_the_first_checkpoint_says_what_a_group_is_worth_and_the_last_what_is_in
     assert not after["ekfac"].equals(plain["ekfac"])
 
 
-def test_single_targets_have_levels_as_the_mix_has(tmp_path: Path, dsdm: Dsdm) -> None:
+def test_single_targets_have_group_means_as_the_mix_has(tmp_path: Path, dsdm: Dsdm) -> None:
     path, folder = write_kinds(tmp_path, 60), tmp_path / "run"
     settings = {"proxies.checkpoints": "2", "scores.group_means_from": "first"}
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
@@ -142,7 +143,7 @@ def test_single_targets_have_levels_as_the_mix_has(tmp_path: Path, dsdm: Dsdm) -
         np.testing.assert_allclose(
             found - found.mean(), 0.9 * (expected - expected.mean()), rtol=1e-4, atol=1e-5
         )
-        # Means of groups are drawn to the pool's a little.
+        # Means of groups are shrunk to the pool's a little.
         assert found.mean() == pytest.approx(first[group == kind].mean(), abs=0.05)
 
 
@@ -164,7 +165,7 @@ def test_of_one_group_the_last_checkpoint_decides(tmp_path: Path, dsdm: Dsdm) ->
         (("--proxies.checkpoints", 2, "--directions.estimators", "[metagradient]"), "has none"),
     ],
 )
-def test_levels_that_there_are_not_are_refused(
+def test_group_means_that_there_are_not_are_refused(
     tmp_path: Path, dsdm: Dsdm, settings: tuple[object, ...], message: str
 ) -> None:
     experiment = write_kinds(tmp_path, 10)
@@ -173,12 +174,14 @@ def test_levels_that_there_are_not_are_refused(
     assert message in err
 
 
-def test_dropped_candidates_are_drawn_and_draw_nobody(tmp_path: Path) -> None:
+def test_dropped_candidates_are_shrunk_and_shrink_nobody(tmp_path: Path) -> None:
     slopes, group = np.array([1.0, 3.0, 9.0, -4.0, -2.0]), np.array([0, 0, 0, 1, 1])
     is_counted = np.array([True, True, False, True, True])
     lines: dict[str, object] = {name: ["x"] * 5 for name in PROVENANCE} | {"candidate": range(5)}
     (tmp_path / "part").mkdir()
-    pq.write_table(pa.table(lines | {"ekfac": slopes}), tmp_path / "part" / SCORES)
+    table = pa.table(lines)
+    table = table.append_column(score_field(ScoreColumn("ekfac"), pa.float64()), pa.array(slopes))
+    pq.write_table(table, tmp_path / "part" / SCORES)
     merge_scores(
         [[tmp_path / "part"]], tmp_path / SCORES, Shrinkage({"ekfac": 1.0}, group, is_counted)
     )

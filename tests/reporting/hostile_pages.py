@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from dsdm.datamodel.columns import ScoreColumn
 from dsdm.evaluation.comparison import Losses, compare_losses
 from dsdm.evaluation.intervals import Interval
 from dsdm.evaluation.multiplier import MethodCost, multipliers
@@ -20,7 +21,6 @@ from dsdm.reporting.sections.compute import compute_curves, compute_plot
 from dsdm.reporting.sections.examples import ShownExample
 from dsdm.reporting.sections.sources import SourceShare
 from dsdm.reporting.sections.transfer import transfer_matrices
-from dsdm.reporting.view import ScoreColumn
 from dsdm.trust.measured import Check, Measured, Verdict
 
 HOSTILE = (
@@ -43,7 +43,7 @@ def hostile_page(**changes: Any) -> Page:
 
 def hostile_data() -> dict[str, Any]:
     """What each of the project's own sections might have collected."""
-    columns = [ScoreColumn(HOSTILE, "m", None, "mix"), ScoreColumn("m.0.a", "m", 0, "a")]
+    columns = [ScoreColumn("m", 1, HOSTILE), ScoreColumn("m", 0, "a")]
     measured = Measured(HOSTILE, rows=9, target_slopes={HOSTILE: Interval(0.0, -1.0, 1.0)})
     calibration = {"estimator": "m", "checkpoint": 0, "target": HOSTILE, "step": 1e-3}
     return compared() | {

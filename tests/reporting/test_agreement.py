@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from dsdm.datamodel.columns import ScoreColumn
 from dsdm.reporting.sections.agreement import Matrix, mean_correlations
-from dsdm.reporting.view import ScoreColumn
 
 
 def means_of(columns, values):
-    found = [ScoreColumn(".".join(map(str, one)), *one) for one in columns]
+    found = [ScoreColumn(*one) for one in columns]
     matrix = Matrix("t", "all", "", found, np.array(values))
     means = mean_correlations(matrix)
     return {(one.estimator, one.between): (one.num_pairs, one.mean) for one in means}

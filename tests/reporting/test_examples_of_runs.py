@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dsdm.datamodel.columns import ScoreColumn, score_field
 from dsdm.reporting.sections.examples import ShownExample
-from dsdm.reporting.view import RunView, ScoreColumn, score_columns
+from dsdm.reporting.view import RunView, shown_columns
 from tests.reporting.conftest import HOSTILE, copy_of, data_of
 
 
@@ -74,14 +75,14 @@ def test_scores_of_each_target_give_it_a_group(run, tmp_path):
 
 
 def test_a_target_may_be_called_as_a_mark_or_the_mix_is():
-    names = [
-        *("candidate", "ekfac", "ekfac.predicted", "ekfac.0.qa.mix", "ekfac.0.predicted"),
-        *("ekfac.10.mix", "ekfac.2.mix", "ekfac.0.predicted[3]"),
+    columns = [
+        ScoreColumn("ekfac"),
+        ScoreColumn("ekfac", predicted=True),
+        ScoreColumn("ekfac", 0, "qa.mix"),
+        ScoreColumn("ekfac", 0, "predicted"),
+        ScoreColumn("ekfac", 10),
+        ScoreColumn("ekfac", 2),
+        ScoreColumn("ekfac", 0, "predicted[3]", is_example=True),
     ]
-    assert score_columns(pa.schema([(name, pa.float32()) for name in names])) == [
-        ScoreColumn("ekfac", "ekfac", None, "mix"),
-        ScoreColumn("ekfac.2.mix", "ekfac", 2, "mix"),
-        ScoreColumn("ekfac.10.mix", "ekfac", 10, "mix"),
-        ScoreColumn("ekfac.0.predicted", "ekfac", 0, "predicted"),
-        ScoreColumn("ekfac.0.qa.mix", "ekfac", 0, "qa.mix"),
-    ]
+    fields = [pa.field("candidate", pa.int64()), *(score_field(c, pa.float32()) for c in columns)]
+    assert shown_columns(pa.schema(fields)) == [columns[i] for i in (0, 5, 4, 3, 2)]

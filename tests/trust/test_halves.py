@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.layers import moved_layers
 
 from dsdm.datamodel.config import DirectionsConfig
-from dsdm.datamodel.directions import Direction
 from dsdm.datamodel.estimators import ESTIMATORS, Problem
-from dsdm.datamodel.layers import moved_layers
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.errors import DataError
 from dsdm.trust.halves import agreement_of_halves, half_directions, split_halves, whole_target

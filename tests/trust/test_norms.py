@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from dsdm.datamodel.layers import moved_layers
 from transformers import PreTrainedModel
 
 from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.layers import moved_layers
 from dsdm.trust.norms import gradient_norms
 from tests.conftest import moved_names, random_rows
 from tests.oracles import example_gradient

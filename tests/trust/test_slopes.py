@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from dsdm.datamodel.directions import Direction
+from dsdm.datamodel.layers import linear_layers
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import collate
 from dsdm.datamodel.calibration import ForwardStep
 from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.layers import linear_layers
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.lm.outputs import weighted_outputs
 from dsdm.trust.slopes import (

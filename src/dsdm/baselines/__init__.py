@@ -28,6 +28,7 @@ def settings_of(name: str, config: BaselinesConfig) -> Config | None:
         "bm25": config.bm25,
         "classifier": config.classifier,
         "dsir": config.dsir,
+        "less": config.less,
         "semdedup": config.semdedup,
         "similarity": config.similarity,
     }.get(name)

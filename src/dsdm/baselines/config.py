@@ -5,10 +5,13 @@ from typing import Annotated
 import msgspec
 
 from dsdm.config import Config
+from dsdm.precision import Precision
 
-BASELINE_NAMES = ("bm25", "classifier", "dsir", "low_loss", "semdedup", "similarity")
+BASELINE_NAMES = ("bm25", "classifier", "dsir", "less", "low_loss", "semdedup", "similarity")
 """Each is a function in the module of its name, and its settings the field of its name."""
 SEES_NO_TARGET = ("low_loss", "semdedup")
+NEEDS_MOMENTS = ("less",)
+"""Those that read Adam's moments at the proxies' checkpoints."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -61,6 +64,18 @@ class Bm25Config(Config):
     """How much a long candidate is discounted."""
 
 
+class LessConfig(Config):
+    """Adam's steps for candidates against targets' gradients (Xia et al., ICML 2024)."""
+
+    embeddings: bool = True
+    """Whether gradients in the embeddings and the output layer count too, beside the blocks' linear
+    layers."""
+    batch_tokens: Count = 8192
+    """Tokens in one forward and backward pass, padding included."""
+    precision: Precision = "auto"
+    """Of candidates' gradients; those of targets are float32."""
+
+
 class BaselinesConfig(Config):
     """Methods to compare with."""
 
@@ -74,9 +89,11 @@ class BaselinesConfig(Config):
     """Words in common with the targets (Robertson and Zaragoza, 2009)."""
     similarity: SimilarityConfig = SimilarityConfig()
     """Embeddings close to those of the targets."""
+    less: LessConfig = LessConfig()
+    """Adam's steps for candidates against targets' gradients (Xia et al., ICML 2024)."""
 
 
 def uses_proxies(name: str, config: BaselinesConfig) -> bool:
-    """Whether a baseline reads the proxies: low loss always, embeddings where the proxy embeds."""
+    """Whether a baseline reads the proxies: embeddings only where the proxy embeds."""
     embeds = {"semdedup": config.semdedup.embedding, "similarity": config.similarity.embedding}
-    return name == "low_loss" or embeds.get(name) == "proxy"
+    return name in ("less", "low_loss") or embeds.get(name) == "proxy"

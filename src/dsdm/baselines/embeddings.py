@@ -15,7 +15,8 @@ from dsdm.baselines.pool_batches import BATCH_TOKENS, pool_batches
 from dsdm.baselines.question import Question
 from dsdm.data.batches import Batch, Rows, iter_batches
 from dsdm.errors import ModelError, NumericalError
-from dsdm.lm.outputs import at_least_float, hidden_states
+from dsdm.lm.outputs import hidden_states
+from dsdm.precision import at_least_float
 
 Encode = Callable[[list[str]], np.ndarray]
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from dsdm.baselines.pool_batches import pool_batches
 from dsdm.baselines.question import Question
 from dsdm.data.batches import IGNORED
-from dsdm.lm.model import autocast
 from dsdm.lm.outputs import token_outputs
+from dsdm.precision import autocast
 from dsdm.selection import Scores
 
 if TYPE_CHECKING:

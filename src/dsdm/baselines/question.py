@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,17 @@ from dsdm.selection import Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ProxyCheckpoint:
+    """A proxy at one of its checkpoints."""
+
+    load: Callable[[], "PreTrainedModel"]
+    folder: Path
+    """Holds Adam's moments there, where they are kept."""
+    weight: float
+    """What it counts for, those of all proxies together 1."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class Question:
     """Identifies the pool, the targets and the proxies."""
     target_rows: Mapping[str, Rows] = field(default_factory=dict)
     """The same examples of each target as rows of tokens."""
+    checkpoints: Sequence[ProxyCheckpoint] = ()
+    """The checkpoints of all proxies."""
     advance: Callable[[int], None] = lambda count: None
     """Called with the number of candidates that a pass has come through."""
     count_flops: Callable[[float], None] = lambda flops: None

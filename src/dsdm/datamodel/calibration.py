@@ -1,21 +1,19 @@
 """What a finished direction's calibration says, apart from torch: reports read it too.
 
-`calibration.json` has the spread of the mix and how each direction is scored forward,
-`calibration.npz` the calibration rows and their exact scores.
+`calibration.json` has the spreads of directions and how each is scored forward, `calibration.npz`
+the calibration examples and their exact scores.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
 from dsdm.artifacts import write_json
-from dsdm.datamodel.config import ScoresConfig
-from dsdm.lm.config import Precision
+from dsdm.precision import Precision
 
 CALIBRATION = "calibration.json"
 EXACT = "calibration.npz"
@@ -30,51 +28,50 @@ class ForwardStep:
     step: float
     """Half the distance between the two forward passes, in units of the direction."""
     correlation: float
-    """Of the forward scores with the exact derivative, on the calibration rows."""
-    precision: Precision | None = None
-    """Of the passes; None: the experiment's, in runs from before dsdm noted it."""
-
-    def settings(self, config: ScoresConfig) -> ScoresConfig:
-        """The experiment's settings in this precision."""
-        if self.precision is None:
-            return config
-        return msgspec.structs.replace(config, precision=self.precision)
+    """Of the forward scores with the exact derivative, on the calibration examples."""
+    precision: Precision
+    """Of the passes."""
 
 
 @dataclass(frozen=True)
-class SavedCalibration:
-    """What `save_calibration` wrote."""
+class Calibration:
+    """The spreads of an estimator's directions at one checkpoint, and how they are scored."""
 
     mix_spread: float
     """Standard deviation of the weighted sum of the targets' exact scores at unit spread."""
+    spreads: Mapping[str, float]
+    """By target: the standard deviation of the exact scores along the estimator's own direction,
+    which is divided by it."""
     steps: Mapping[str, ForwardStep]
     """Of each direction that is scored forward, by target."""
 
 
-def save_calibration(folder: Path, calibration: SavedCalibration) -> None:
-    """Writes the spread of the mix and the steps."""
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Writes the spreads and the steps."""
     write_json(folder / CALIBRATION, asdict(calibration))
 
 
-def load_calibration(folder: Path) -> SavedCalibration:
+def load_calibration(folder: Path) -> Calibration:
     """What `save_calibration` wrote of the directions in a finished folder."""
     found = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
     steps = {target: ForwardStep(**line) for target, line in found["steps"].items()}
-    return SavedCalibration(found["mix_spread"], steps)
+    return Calibration(found["mix_spread"], found["spreads"], steps)
 
 
 def save_exact(
     folder: Path,
-    rows: Int[np.ndarray, " rows"],
-    scores: Mapping[str, Float[np.ndarray, " rows"]],
+    rows: Int[np.ndarray, " examples"],
+    scores: Mapping[str, Float[np.ndarray, " examples"]],
 ) -> None:
-    """Writes the rows' numbers and their scores by target."""
+    """Writes the calibration examples' numbers in the pool and their scores by target."""
     named = {f"{_PREFIX}{target}": values for target, values in scores.items()}
     np.savez(folder / EXACT, allow_pickle=False, rows=rows, **named)
 
 
-def load_exact(folder: Path, targets: Iterable[str]) -> dict[str, Float[np.ndarray, " rows"]]:
-    """The scores that `save_exact` wrote, of some targets."""
+def load_exact(
+    folder: Path,
+) -> tuple[Int[np.ndarray, " examples"], dict[str, Float[np.ndarray, " examples"]]]:
+    """The examples' numbers and their scores by target, as `save_exact` wrote them."""
     with np.load(folder / EXACT, allow_pickle=False) as arrays:
-        # Earlier runs have the bare names.
-        return {t: arrays[f"{_PREFIX}{t}" if f"{_PREFIX}{t}" in arrays else t] for t in targets}
+        names = [name for name in arrays if name.startswith(_PREFIX)]
+        return arrays["rows"], {name.removeprefix(_PREFIX): arrays[name] for name in names}

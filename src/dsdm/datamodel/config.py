@@ -1,63 +1,35 @@
 """Settings of directions and scores, apart from torch so that the command line starts at once."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from dsdm.config import Config
-from dsdm.lm.config import Output, Precision
+from dsdm.config import Config, with_sections
+from dsdm.datamodel.estimators import ESTIMATORS, NoSettings, known_estimator
+from dsdm.precision import Precision
 
-EKFAC = "ekfac"
-METAGRADIENT = "metagradient"
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What the rest of the program has to know of an estimator; for reasons see docs/method.md."""
-
-    damping: float | None = None
-    """By default; None: it has no curvature."""
-    shrinkage: float = 0.0
-    """Of its slopes, by default."""
-    is_slope: bool = True
-    """Whether a candidate's score is its slope along the mix of the targets' directions. If not,
-    its gradient goes through Adam's moments, and what counts is the target that it is best for."""
-    of_training: bool = False
-    """Whether it follows a proxy's training and gives directions at all its checkpoints at once."""
-
-
-TRAITS = {
-    EKFAC: Traits(damping=0.1, shrinkage=0.3),
-    "gradient": Traits(),
-    "less": Traits(is_slope=False),
-    METAGRADIENT: Traits(of_training=True),
-    "trak": Traits(damping=10.0),
-}
-"""Every estimator, by name."""
-
+EKFAC, METAGRADIENT = "ekfac", "metagradient"
+"""The estimators that are run unless others are named."""
 MIX = "mix"
 """What the weighted sum of all targets is called where a target's name is asked for."""
 SHRINKAGE_OF_FIRST = 0.1
-"""Where the first checkpoint says what groups are worth: their means lie further apart there."""
+"""Where the first checkpoint gives the means of groups: these lie further apart there."""
 FORWARD_AT_MOST = 1
 """Directions up to which two forward passes for each are cheaper than one backward pass."""
 
 AUTO: Literal["auto"] = "auto"
 """Screening as it suits the pool."""
 
-Labels = Literal["data", "sampled"]
 
-
-class DirectionsConfig(Config):
-    """How directions are estimated."""
+class CommonDirectionsConfig(Config):
+    """How directions are estimated. Each estimator has a section of its own beside these."""
 
     estimators: tuple[str, ...] = ()
-    """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature), `less` (Adam's
-    moments instead of a curvature; the best target counts, not their mix), `metagradient` (the
-    proxy's training followed backwards, no curvature approximated; needs `loglik`). Left
-    empty: `metagradient` for adapters (`model.lora`), `ekfac` for all other models."""
-    output: Output = "loglik"
+    """Estimators to run: `ekfac`, `trak` (the paper's), `gradient` (no curvature), `metagradient`
+    (the proxy's training followed backwards, no curvature approximated; needs `loglik`), or one
+    that a plug-in registers. Left empty: `metagradient` for adapters (`model.lora`), `ekfac` for
+    all other models."""
+    output: Literal["loglik", "margin"] = "loglik"
     """What a datamodel predicts: `loglik` or `margin` (the paper's)."""
     context_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.3
     """What a target's context counts for in its direction, all of its tokens together, the rest
@@ -65,20 +37,6 @@ class DirectionsConfig(Config):
     embeddings: bool = True
     """Whether directions move the embeddings and the output layer too, beside the blocks' linear
     layers."""
-    curvature_rows: int = 4096
-    """Rows of the pool on which the curvature is fitted."""
-    damping: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    """Added to every eigenvalue, as a share of the mean of those that the sample determines; None:
-    0.1 for `ekfac`, 10 for `trak`."""
-    projection: int = 32
-    """Random projection of `trak`: each layer's gradient becomes projection x projection."""
-    labels: Labels = "data"
-    """What `ekfac` takes its curvature at: the pool's own next tokens or the proxy's."""
-    tail: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.65
-    """For `metagradient`: the share of a proxy's training, its last part, that is followed back."""
-    smoothing: Annotated[float, msgspec.Meta(ge=0)] = 0.01
-    """For `metagradient`: added to Adam's second moments where its steps are differentiated, as a
-    share of each parameter's mean."""
     batch_tokens: int = 8192
     """Tokens in one forward and backward pass, padding included."""
     precision: Precision = "float32"
@@ -88,17 +46,31 @@ class DirectionsConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuses estimators that there are not."""
-        if unknown := set(self.estimators) - set(TRAITS):
-            raise ValueError(
-                f"`estimators` {sorted(unknown)} is not known: known are {', '.join(TRAITS)}"
-            )
+        for name in self.estimators:
+            known_estimator(name)
 
 
-def damping_of(config: DirectionsConfig, estimator: str) -> float:
-    """The damping that one estimator uses."""
-    default = TRAITS[estimator].damping
-    assert default is not None, f"{estimator} has no curvature"
-    return default if config.damping is None else config.damping
+def directions_config() -> type[CommonDirectionsConfig]:
+    """The settings of directions, with a section for each estimator that is registered by now."""
+    found = [ESTIMATORS[name] for name in ESTIMATORS]
+    sections = tuple((e.name, e.settings, e.help) for e in found if e.settings is not NoSettings)
+    for name, _, _ in sections:
+        if name in CommonDirectionsConfig.__struct_fields__:
+            raise ValueError(f"estimator {name!r}: `directions` has a setting of that name")
+    return with_sections(CommonDirectionsConfig, sections)
+
+
+if TYPE_CHECKING:
+    DirectionsConfig = CommonDirectionsConfig
+else:
+    DirectionsConfig = directions_config()
+    """With the sections of all estimators but those of plug-ins."""
+
+
+def estimator_settings(config: CommonDirectionsConfig, estimator: str) -> Config:
+    """The section of one estimator; its defaults where it has none or registered since."""
+    settings: Config = getattr(config, estimator, None) or known_estimator(estimator).settings()
+    return settings
 
 
 class ScreeningConfig(Config):
@@ -124,7 +96,7 @@ class ScoresConfig(Config):
     passes serve all estimators."""
     cosine: bool = False
     """Score by the cosine of a candidate's gradient with the direction (needs `backward`): a short
-    completion's long gradient counts for no more than another's. `less` does so in any case."""
+    completion's long gradient counts for no more than another's."""
     per_target: bool = False
     """Score each target by itself, beside the mix."""
     per_example: int = 0
@@ -159,7 +131,7 @@ def shrinkage_of(config: ScoresConfig, estimator: str) -> float:
     """How far the scores of one estimator are drawn towards the means of their groups."""
     if config.shrinkage is not None:
         return config.shrinkage
-    default = 0.0 if config.cosine else TRAITS[estimator].shrinkage
+    default = 0.0 if config.cosine else known_estimator(estimator).shrinkage
     return default if config.group_means_from == "all" else min(default, SHRINKAGE_OF_FIRST)
 
 

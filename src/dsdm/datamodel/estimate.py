@@ -1,206 +1,138 @@
-"""From a trained proxy and targets to directions that are ready to score with."""
+"""From a trained model and targets to directions that are ready to score with."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
-from transformers import PreTrainedModel
+import torch
+from jaxtyping import Float, Int
 
-from dsdm.artifacts import Draft
-from dsdm.data.batches import Rows, Subset
+from dsdm.config import Config
+from dsdm.datamodel.calibrate import calibrate
 from dsdm.datamodel.calibration import (
+    Calibration,
     ForwardStep,
-    SavedCalibration,
+    load_calibration,
+    load_exact,
     save_calibration,
     save_exact,
 )
-from dsdm.datamodel.config import (
-    METAGRADIENT,
-    MIX,
-    TRAITS,
-    DirectionsConfig,
-    ScoresConfig,
-    example_name,
-    scored_targets,
-    scores_forward,
+from dsdm.datamodel.config import MIX, ScoresConfig, example_name, scored_targets, scores_forward
+from dsdm.datamodel.direction import (
+    Direction,
+    add_directions,
+    check_direction,
+    load_direction,
+    save_direction,
 )
-from dsdm.datamodel.cosines import AdamSteps, score_unit
-from dsdm.datamodel.curvature_costs import FACTOR_PASSES, curvature_flops, sample_passes
-from dsdm.datamodel.directions import Direction, add_directions, check_direction, save_direction
-from dsdm.datamodel.estimators import ESTIMATORS, Problem, metagradient_directions
-from dsdm.datamodel.layers import moved_layers
-from dsdm.datamodel.scoring import (
-    BACKWARD_PASSES,
-    EXACT_PASSES,
-    Calibration,
-    calibrate,
-    exact_scores,
-    random_rows,
-)
+from dsdm.datamodel.estimators import Estimator, Workload, known_estimator
+from dsdm.datamodel.estimators.costs import FACTOR_PASSES
+from dsdm.datamodel.estimators.inputs import EstimatorInputs, random_indices
+from dsdm.datamodel.scoring import EXACT_PASSES, exact_scores
 from dsdm.errors import NumericalError
-from dsdm.lm.model import check_finite, flops_per_token, training_passes
-from dsdm.lm.moments import load_moments
-from dsdm.lm.replay import Replay
+from dsdm.learners.protocol import Examples, Learner
+
+DEFAULT_SCORES = ScoresConfig()
 
 
 @dataclass(frozen=True)
-class Question:
-    """A proxy and what is asked of it."""
+class Estimated:
+    """An estimator's directions at one checkpoint, and all that scoring along them needs."""
 
-    model: PreTrainedModel
-    proxy: str
-    """The proxy's fingerprint."""
-    targets: Mapping[str, Rows]
-    """The fit part of each target."""
-    weights: Mapping[str, float]
-    """What each target counts for in the mix."""
-    pool: Rows
-    """Where the curvature's sample and the calibration rows are drawn from."""
-    seed: int = 0
-    """Draws the curvature's sample, the projection and sampled labels. One for each proxy, so that
-    the mean over proxies averages their luck too."""
-    moments: Path | None = None
-    """Folder of Adam's moments at this point of the training, for `less`."""
+    directions: Mapping[str, Direction]
+    """By target, the mix among them. Of unit spread: the standard deviation of the exact scores of
+    the calibration examples is 1, of several checkpoints that of their mean."""
+    calibration: Calibration
+    calibration_examples: Int[np.ndarray, " examples"]
+    """Their sorted numbers in the pool."""
+    exact: Mapping[str, Float[np.ndarray, " examples"]]
+    """By target, the mix apart: the exact scores of the calibration examples."""
+    flops: float = 0.0
+    """What it took to make; 0 where it was read from a file."""
 
 
-def estimate_directions(
-    question: Question,
-    method: str,
-    config: DirectionsConfig,
-    scores: ScoresConfig,
-    draft: Draft,
-    advance: Callable[[int], None],
-) -> None:
-    """Writes one direction for each target and one for their mix, each of unit spread.
-
-    The spread of a direction is the standard deviation of its exact scores on the calibration
-    rows; `less` has no mix, and its directions stay as long as they are. Beside the directions
-    stand `calibration.json` (spreads, and for each direction that will be scored forward its step
-    and agreement with the exact derivative) and `calibration.npz` (the rows and their exact
-    scores).
-    """
-    check_finite(question.model)
-    directions = _estimate(question, method, config, scores, draft, advance)
-    if not TRAITS[method].is_slope:
-        _save_as_they_are(question, directions, config, scores, draft)
-        return
-    _save_at_unit_spread([question], [directions], config, scores, {0: draft})
-
-
-def estimate_of_training(
-    replay: Replay,
-    questions: Sequence[Question],
-    config: DirectionsConfig,
-    scores: ScoresConfig,
-    drafts: Mapping[int, Draft],
-    advance: Callable[[int], None],
-) -> None:
-    """Writes the metagradient's directions at the checkpoints of one proxy.
-
-    As `estimate_directions` does, but it is the mean of a candidate's scores over the checkpoints
-    that has unit spread: what each counts for is part of the estimate.
+def estimate(
+    inputs: EstimatorInputs,
+    estimator: str,
+    settings: Config | None = None,
+    scores: ScoresConfig = DEFAULT_SCORES,
+) -> Estimated:
+    """The directions of one estimator at one checkpoint: for each target and for their mix.
 
     Args:
-        replay: The proxy's training, not yet run.
-        questions: The proxy at each of its checkpoints, in order, and what is asked of it.
-        config: How directions are estimated.
-        scores: How candidates will be scored.
-        drafts: Where to write, by the checkpoint's number; only these are written.
-        advance: Called with the tokens that were trained on or followed back.
+        inputs: The model and what directions are estimated of.
+        estimator: One that needs no training.
+        settings: Its section of the settings; None: its defaults.
+        scores: How candidates will be scored, which decides for what there are directions and
+            which of them get a step for forward scores.
+
+    Raises:
+        NumericalError: a gradient, a direction or a score is NaN, infinite or 0 everywhere.
     """
-    last = questions[-1]
-    targets = _asked(last, scores)
-    found = metagradient_directions(replay, targets, len(questions), config, advance)
-    points = [
-        [Direction(tensors, METAGRADIENT, target, one.proxy) for target, tensors in of.items()]
-        for one, of in zip(questions, found, strict=True)
+    known, settings = _known(estimator, settings)
+    if known.needs_training:
+        raise ValueError(f"`{estimator}` is estimated along a training: give its checkpoints")
+    asked = dataclasses.replace(inputs, targets=_asked(inputs, scores))
+    directions = _directions(known.estimate(asked, settings), estimator, inputs)
+    (made,) = _at_unit_spread([inputs], [directions], scores, [0]).values()
+    return dataclasses.replace(made, flops=_estimation_flops(asked, known, settings) + made.flops)
+
+
+def estimate_along_training(
+    checkpoints: Sequence[EstimatorInputs],
+    estimator: str,
+    settings: Config | None = None,
+    scores: ScoresConfig = DEFAULT_SCORES,
+    wanted: Collection[int] | None = None,
+) -> dict[int, Estimated]:
+    """The directions at the checkpoints of one training, by their numbers.
+
+    As `estimate`, but it is the mean of an example's scores over the checkpoints that has unit
+    spread: what each counts for is part of the estimate.
+
+    Args:
+        checkpoints: The model at each of its checkpoints, in order; the last has the `training`.
+        estimator: One that needs a training.
+        settings: As `estimate`.
+        scores: As `estimate`.
+        wanted: The numbers of checkpoints whose directions are returned; None: all.
+    """
+    known, settings = _known(estimator, settings)
+    taken: list[float] = []
+    last = checkpoints[-1]
+    asked = dataclasses.replace(last, targets=_asked(last, scores), count_flops=taken.append)
+    found = known.estimate(asked, settings)
+    directions = [
+        _directions(at, estimator, own) for at, own in zip(found, checkpoints, strict=True)
     ]
-    for direction in (direction for directions in points for direction in directions):
-        check_direction(direction)
-    _save_at_unit_spread(questions, points, config, scores, drafts)
-    flops = (
-        replay.passes(len(targets))
-        * replay.num_tokens
-        * flops_per_token(last.model, replay.longest)
-    )
+    numbers = range(len(checkpoints)) if wanted is None else wanted
+    made = _at_unit_spread(checkpoints, directions, scores, numbers)
     # What all of them took together, as the seconds are.
-    flops += sum(draft.flops for draft in drafts.values())
-    for draft in drafts.values():
-        draft.flops = flops
+    flops = sum(taken) + sum(one.flops for one in made.values())
+    return {number: dataclasses.replace(one, flops=flops) for number, one in made.items()}
 
 
-def _save_at_unit_spread(
-    questions: Sequence[Question],
-    points: Sequence[Sequence[Direction]],
-    config: DirectionsConfig,
-    scores: ScoresConfig,
-    drafts: Mapping[int, Draft],
-) -> None:
-    """Writes directions at one point or several, and their mix, with the steps to score them by.
+def save_estimated(estimated: Estimated, folder: Path) -> None:
+    """Writes directions, calibration and exact scores into a folder."""
+    for target, direction in estimated.directions.items():
+        save_direction(direction, direction_path(folder, target))
+    save_exact(folder, estimated.calibration_examples, estimated.exact)
+    save_calibration(folder, estimated.calibration)
 
-    Of several it is the mean of a row's scores at all points that has unit spread.
+
+def load_estimated(
+    folder: Path, targets: Collection[str], device: torch.device | str = "cpu"
+) -> Estimated:
+    """What `save_estimated` wrote, with the directions of some targets, MIX for their mix.
+
+    Those that are not there are left out: a target may have fewer examples than are asked for.
     """
-    last = questions[-1]
-    rows = _calibration_rows(last.pool, config, scores)
-    exact = [
-        _exact(one.model, directions, rows, config, scores)
-        for one, directions in zip(questions, points, strict=True)
-    ]
-    means = {target: np.mean([one[target] for one in exact], axis=0) for target in exact[0]}
-    spreads = _spreads(means, points[0][0].method)
-    unit = {target: values / spreads[target] for target, values in means.items()}
-    spread_of_mix = _spread_of_mix(unit, last.weights)
-    for number, draft in drafts.items():
-        model = questions[number].model
-        directions = [d.scaled(1 / spreads[d.target]) for d in points[number]]
-        mix = _mix(directions, last.weights, spread_of_mix)
-        check_direction(mix)
-        calibrations = _calibrate(model, [*directions, mix], rows, config, scores)
-        steps = {target: found.forward for target, found in calibrations.items()}
-        passes = EXACT_PASSES * len(directions) + sum(c.passes for c in calibrations.values())
-        draft.flops += passes * _flops_of(model, rows)
-        own = {target: values / spreads[target] for target, values in exact[number].items()}
-        _write(draft, [*directions, mix], rows, own, spread_of_mix, steps)
-
-
-def _save_as_they_are(
-    question: Question,
-    directions: list[Direction],
-    config: DirectionsConfig,
-    scores: ScoresConfig,
-    draft: Draft,
-) -> None:
-    """Writes directions whose length means something, with their scores of the calibration rows."""
-    assert question.moments is not None
-    rows = _calibration_rows(question.pool, config, scores)
-    change = AdamSteps(load_moments(question.moments, question.model.device))
-    found = score_unit(question.model, directions, rows, "loglik", scores, change=change)
-    draft.flops += BACKWARD_PASSES * _flops_of(question.model, rows)
-    exact = {d.target: column for d, column in zip(directions, found.T, strict=True)}
-    _write(draft, directions, rows, exact, 1.0, {})
-
-
-def _write(
-    draft: Draft,
-    directions: Sequence[Direction],
-    rows: Subset,
-    exact: Mapping[str, np.ndarray],
-    spread_of_mix: float,
-    steps: Mapping[str, ForwardStep],
-) -> None:
-    """What a finished folder holds: directions, their exact scores of `rows`, how to score."""
-    for direction in directions:
-        save_direction(direction, direction_path(draft.path, direction.target))
-    save_exact(draft.path, rows.indices, exact)
-    save_calibration(draft.path, SavedCalibration(spread_of_mix, steps))
-    draft.counts["directions"] = len(directions)
-
-
-def _flops_of(model: PreTrainedModel, rows: Subset) -> float:
-    """Of one forward pass over rows."""
-    return float(rows.lengths.sum()) * flops_per_token(model, int(rows.lengths.max()))
+    paths = {target: direction_path(folder, target) for target in targets}
+    directions = {t: load_direction(path, device) for t, path in paths.items() if path.exists()}
+    examples, exact = load_exact(folder)
+    return Estimated(directions, load_calibration(folder), examples, exact)
 
 
 def direction_path(folder: Path, target: str) -> Path:
@@ -208,108 +140,119 @@ def direction_path(folder: Path, target: str) -> Path:
     return folder / f"{target}.safetensors"
 
 
-def _estimation_flops(problem: Problem, method: str, config: DirectionsConfig) -> float:
-    """Of the targets' gradients, the passes over the sample, and what is made of them."""
-    sample, targets = problem.sample.lengths, [r.lengths for r in problem.targets.values()]
-    longest = max(int(lengths.max()) for lengths in (sample, *targets))
-    tokens = float(sample.sum())
-    passes = training_passes(problem.model) * sum(float(lengths.sum()) for lengths in targets)
-    passes += FACTOR_PASSES * sample_passes(method, problem.layers, tokens) * tokens
-    products = curvature_flops(method, problem.layers, config, tokens=tokens, rows=len(sample))
-    return passes * flops_per_token(problem.model, longest) + products
+def _known(estimator: str, settings: Config | None) -> tuple[Estimator, Config]:
+    known = known_estimator(estimator)
+    return known, known.settings() if settings is None else settings
 
 
-def _estimate(
-    question: Question,
-    method: str,
-    config: DirectionsConfig,
-    scores: ScoresConfig,
-    draft: Draft,
-    advance: Callable[[int], None],
-) -> list[Direction]:
-    config = msgspec.structs.replace(config, seed=question.seed)
-    sample = random_rows(question.pool, config.curvature_rows, seed=question.seed)
-    targets = _asked(question, scores)
-    layers = moved_layers(question.model, embeddings=config.embeddings)
-    problem = Problem(question.model, layers, targets, sample, advance)
-    estimated = ESTIMATORS[method](problem, config)
-    draft.flops += _estimation_flops(problem, method, config)
-    directions = [
-        Direction(tensors, method, target, question.proxy) for target, tensors in estimated.items()
-    ]
-    for direction in directions:
+def _asked(inputs: EstimatorInputs, scores: ScoresConfig) -> dict[str, Examples]:
+    """What each direction is for: the targets, and those of their examples that are scored too."""
+    learner, targets = inputs.learner, dict(inputs.targets)
+    for name, examples in inputs.targets.items():
+        for i in range(min(scores.per_example, learner.num(examples))):
+            targets[example_name(name, i)] = learner.take(examples, np.array([i]))
+    return targets
+
+
+def _directions(
+    found: Mapping[str, Mapping[str, torch.Tensor]], estimator: str, inputs: EstimatorInputs
+) -> dict[str, Direction]:
+    directions = {
+        target: Direction(tensors, estimator, target, inputs.fingerprint)
+        for target, tensors in found.items()
+    }
+    for direction in directions.values():
         check_direction(direction)
     return directions
 
 
-def _asked(question: Question, scores: ScoresConfig) -> dict[str, Rows]:
-    """What each direction is for: the targets, and those of their examples that are scored too."""
-    targets = dict(question.targets)
-    for name, rows in question.targets.items():
-        for i in range(min(scores.per_example, len(rows.lengths))):
-            targets[example_name(name, i)] = Subset(rows, np.array([i]))
-    return targets
-
-
-def _calibration_rows(pool: Rows, config: DirectionsConfig, scores: ScoresConfig) -> Subset:
-    """The same for every proxy: their scores are compared."""
-    return random_rows(pool, scores.calibration_rows, seed=config.seed + 1)
-
-
-def _exact(
-    model: PreTrainedModel,
-    directions: Sequence[Direction],
-    rows: Subset,
-    config: DirectionsConfig,
+def _at_unit_spread(
+    checkpoints: Sequence[EstimatorInputs],
+    directions: Sequence[Mapping[str, Direction]],
     scores: ScoresConfig,
-) -> dict[str, np.ndarray]:
-    """The exact scores of rows, by target."""
-    return {
-        direction.target: exact_scores(model, direction, rows, config.output, scores.batch_tokens)
-        for direction in directions
-    }
+    wanted: Collection[int],
+) -> dict[int, Estimated]:
+    """Directions at one checkpoint or several, and their mix, with the steps to score them by.
 
-
-def _spreads(exact: Mapping[str, np.ndarray], method: str) -> dict[str, float]:
-    """The standard deviation of each target's scores."""
-    spreads = {target: float(values.std()) for target, values in exact.items()}
+    Of several it is the mean of an example's scores at all of them that has unit spread.
+    """
+    last = checkpoints[-1]
+    learner, weights = last.learner, last.weights or dict.fromkeys(last.targets, 1.0)
+    drawn = random_indices(learner.num(last.pool), scores.calibration_rows, last.calibration_seed)
+    examples = learner.take(last.pool, drawn)
+    exact = [
+        {
+            target: exact_scores(one.scorer or one.learner, direction, examples)
+            for target, direction in own.items()
+        }
+        for one, own in zip(checkpoints, directions, strict=True)
+    ]
+    means = {target: np.mean([one[target] for one in exact], axis=0) for target in exact[0]}
+    spreads = {target: float(values.std()) for target, values in means.items()}
     for target, spread in spreads.items():
         if not spread > 0:
             raise NumericalError(
-                f"direction {method} for {target}: its scores on "
-                f"{len(exact[target])} rows of the pool are all the same. It can't rank candidates."
+                f"direction {directions[0][target].estimator} for {target}: its scores on "
+                f"{len(drawn)} rows of the pool are all the same. It can't rank candidates."
             )
-    return spreads
-
-
-def _spread_of_mix(exact: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> float:
-    """The standard deviation of the weighted sum of scores that have unit spread."""
-    spread = float(np.std(sum(weight * exact[target] for target, weight in weights.items())))
-    if not spread > 0:
+    unit = {target: values / spreads[target] for target, values in means.items()}
+    mix_spread = float(np.std(sum(weight * unit[target] for target, weight in weights.items())))
+    if not mix_spread > 0:
         raise NumericalError("the targets' directions cancel each other: set their weights.")
-    return spread
+    made = {}
+    for number in wanted:
+        own, scorer = directions[number], checkpoints[number].scorer or checkpoints[number].learner
+        scaled = {target: one.scaled(1 / spreads[target]) for target, one in own.items()}
+        shares = [weight / mix_spread for weight in weights.values()]
+        scaled[MIX] = add_directions([scaled[target] for target in weights], shares, MIX)
+        check_direction(scaled[MIX])
+        steps, passes = _forward_steps(scorer, scaled, list(last.targets), examples, scores)
+        passes += EXACT_PASSES * len(own)
+        made[number] = Estimated(
+            scaled,
+            Calibration(mix_spread, spreads, steps),
+            drawn,
+            {target: values / spreads[target] for target, values in exact[number].items()},
+            passes * _pass_flops(scorer, examples),
+        )
+    return made
 
 
-def _mix(directions: Sequence[Direction], weights: Mapping[str, float], spread: float) -> Direction:
-    """The weighted sum of the targets' directions, over the spread of its scores."""
-    parts = [direction for direction in directions if direction.target in weights]
-    return add_directions(parts, [weights[d.target] / spread for d in parts], MIX)
-
-
-def _calibrate(
-    model: PreTrainedModel,
-    directions: list[Direction],
-    rows: Subset,
-    config: DirectionsConfig,
+def _forward_steps(
+    scorer: Learner,
+    directions: Mapping[str, Direction],
+    targets: list[str],
+    examples: Examples,
     scores: ScoresConfig,
-) -> dict[str, Calibration]:
-    """Of each direction that will be scored forward."""
-    targets = [d.target for d in directions if d.target != MIX and "[" not in d.target]
-    wanted = scored_targets(targets, scores)
-    if not scores_forward(scores, len(wanted)):
-        return {}
-    return {
-        direction.target: calibrate(model, direction, rows, config.output, scores)
-        for direction in directions
-        if direction.target in wanted
+) -> tuple[dict[str, ForwardStep], float]:
+    """How those are scored that are scored forward, and the forward passes that it took."""
+    asked = scored_targets(targets, scores)
+    if not scores_forward(scores, len(asked)):
+        return {}, 0.0
+    found = {
+        target: calibrate(scorer, directions[target], examples, scores)
+        for target in asked
+        if target in directions  # a target may have fewer examples than are asked for
     }
+    steps = {target: one.forward for target, one in found.items()}
+    return steps, sum(one.passes for one in found.values())
+
+
+def _pass_flops(learner: Learner, examples: Examples) -> float:
+    """Of one forward pass over examples."""
+    sizes = learner.sizes(examples)
+    return float(sizes.sum()) * learner.pass_flops(int(sizes.max()))
+
+
+def _estimation_flops(inputs: EstimatorInputs, known: Estimator, settings: Config) -> float:
+    """Of the targets' gradients, the passes over the sample, and what is made of them."""
+    learner = inputs.learner
+    sample = learner.sizes(inputs.sample_of(getattr(settings, "curvature_rows", 0)))
+    targets = [learner.sizes(examples) for examples in inputs.targets.values()]
+    largest = max(int(sizes.max()) for sizes in (sample, *targets) if len(sizes))
+    size = float(sample.sum())
+    workload = Workload(inputs.layers, len(sample), size, num_directions=len(targets))
+    cost = known.cost(settings, workload)
+    passes = learner.gradient_passes() * sum(float(sizes.sum()) for sizes in targets)
+    passes += FACTOR_PASSES * cost.sample_passes * size
+    return passes * learner.pass_flops(largest) + cost.flops

@@ -18,8 +18,7 @@ from dsdm.data.harness import gold_index
 from dsdm.data.harness_tasks import load_tasks
 from dsdm.data.tokenizer import Tokenizer, load_tokenizer
 from dsdm.errors import DataError
-from dsdm.lm.config import Precision
-from dsdm.lm.model import uses_bfloat16
+from dsdm.precision import Precision, uses_bfloat16
 
 GOLD_LOGLIK = "gold_loglik_per_byte"
 """Where accuracy is at chance, as small models' is, this still tells them apart."""

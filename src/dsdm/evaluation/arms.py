@@ -25,7 +25,7 @@ import numpy as np
 from dsdm.baselines.config import BASELINE_NAMES, SEES_NO_TARGET
 from dsdm.config import Config
 from dsdm.data.tasks import TargetConfig
-from dsdm.datamodel.config import TRAITS
+from dsdm.datamodel.estimators import ESTIMATORS
 from dsdm.errors import ConfigError
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
@@ -120,7 +120,7 @@ def parse_arm(name: str, selecting_estimator: str, methods: tuple[str, ...]) -> 
     """
     found = ARM.fullmatch(name)
     plain = _plain_arm(found["base"], selecting_estimator, methods) if found else None
-    if found is not None and plain is None and found["base"] in TRAITS:
+    if found is not None and plain is None and found["base"] in ESTIMATORS:
         raise ConfigError(
             f"compare.arms: {name!r}: add {found['base']!r} to directions.estimators, so that "
             "candidates are scored by it."

@@ -6,9 +6,8 @@ from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from dsdm.data.batches import Rows, iter_batches
-from dsdm.lm.config import Precision
-from dsdm.lm.model import autocast
 from dsdm.lm.outputs import example_outputs
+from dsdm.precision import Precision, autocast
 
 
 def example_losses(

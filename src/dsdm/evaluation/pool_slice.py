@@ -16,9 +16,8 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import Rows, iter_batches
 from dsdm.data.tokenizer import Tokenizer
 from dsdm.errors import ModelError
-from dsdm.lm.config import Precision
-from dsdm.lm.model import autocast
 from dsdm.lm.outputs import token_outputs
+from dsdm.precision import Precision, autocast
 
 SPACE = "▁"
 """How SentencePiece writes a space."""

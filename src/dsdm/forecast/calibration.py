@@ -15,13 +15,15 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import iter_batches
 from dsdm.data.sequences import Row, Rows, Subset
 from dsdm.datamodel.gradients import mean_gradient
-from dsdm.datamodel.layers import Layer, moved_layers
-from dsdm.datamodel.scoring import forward_tokens
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.experiment import Experiment
+from dsdm.learners.causal_lm import CPU_TOKENS, CausalLM
+from dsdm.learners.layers import Layer
+from dsdm.learners.lm_layers import moved_layers
 from dsdm.lm.config import TrainConfig
-from dsdm.lm.model import autocast, flops_per_token
+from dsdm.lm.model import flops_per_token
 from dsdm.lm.outputs import token_outputs
+from dsdm.precision import autocast
 
 PASS_SECONDS = 4.0
 """The most to spend on one kind of pass, where a few rows don't take longer."""
@@ -152,15 +154,10 @@ def measure_speed(
     layers = moved_layers(model, embeddings=directions.embeddings)
     sizes = LayerSizes.of(layers)
     names = [name for layer in layers for name in layer.parameter_names]
-    gradient = partial(
-        mean_gradient,
-        model,
-        output=directions.output,
-        parameter_names=names,
-        batch_tokens=directions.batch_tokens,
-        precision=directions.precision,
-    )
-    batch_tokens = forward_tokens(scores, model.device)
+    learner = CausalLM(model, directions.output, 0.0, directions.batch_tokens, directions.precision)
+    gradient = partial(mean_gradient, learner, parameter_names=names)
+    on_cpu = model.device.type == "cpu"
+    batch_tokens = min(scores.batch_tokens, CPU_TOKENS) if on_cpu else scores.batch_tokens
     forward = partial(example_losses, model, batch_tokens=batch_tokens, precision=scores.precision)
     training = _time_passes(partial(_backward, model, config), rows, config.batch_tokens, model)
     step_seconds = config.batch_tokens / training.rate + _optimizer_seconds(model, config)

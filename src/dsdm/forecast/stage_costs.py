@@ -2,20 +2,22 @@
 
 import math
 
+from dsdm.datamodel.calibrate import SHRINKS
 from dsdm.datamodel.config import (
-    TRAITS,
     ScreeningConfig,
+    estimator_settings,
     scored_targets,
     scores_forward,
     shrinkage_of,
 )
-from dsdm.datamodel.curvature_costs import FACTOR_PASSES, curvature_flops, sample_passes
-from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES, SHRINKS
-from dsdm.datamodel.screening import MOST_SAMPLED
-from dsdm.datamodel.topics import MOST_TEXTS, MOST_TOKENS
+from dsdm.datamodel.estimators import CurvatureConfig, EstimatorCost, Workload, known_estimator
+from dsdm.datamodel.estimators.costs import FACTOR_PASSES
+from dsdm.datamodel.scoring import BACKWARD_PASSES, EXACT_PASSES, FORWARD_PASSES
 from dsdm.experiment import Experiment
 from dsdm.forecast.compare_costs import compare_costs, num_replicates
 from dsdm.forecast.inputs import Cost, Measured, Number, num_candidates, step_tokens
+from dsdm.learners.screening import MOST_SAMPLED
+from dsdm.learners.topics import MOST_TEXTS, MOST_TOKENS
 from dsdm.lm.replay import STATE_BYTES, keeps_all, replay_passes
 from dsdm.selection.rules import selected_share
 
@@ -122,8 +124,8 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
     layers = speed.layers
     num_directions = len(experiment.targets) * (1 + scores.per_example)
     row_tokens = measured.pool.tokens / measured.pool.rows
-    sample = min(config.curvature_rows, measured.pool.rows) * row_tokens
-    sampled = sample_passes(method, layers.shapes, sample) * sample
+    cost, sample = _estimator_cost(method, experiment, measured, num_directions)
+    sampled = cost.sample_passes * sample
     target_tokens = measured.targets.fit_tokens * (1 + scores.per_example / 9)
     # A gradient takes three passes, a row's factors two.
     gradient_tokens = target_tokens + FACTOR_PASSES / 3 * sampled
@@ -132,59 +134,57 @@ def _direction(method: str, experiment: Experiment, measured: Measured) -> Cost:
     if scores_forward(scores, wanted):
         slope_passes += (EXACT_PASSES + FORWARD_PASSES * len(SHRINKS)) * wanted
     slope_tokens = slope_passes * scores.calibration_rows * row_tokens
-    extra, solving, state = _curvature(method, experiment, measured, sample)
-    if TRAITS[method].of_training:
-        extra, state = _replay(experiment, measured, num_directions)
     gradient_flops = 3 * speed.flops_a_token
     seconds = (
         gradient_tokens / speed.gradient
         + slope_tokens / speed.forward
-        + extra / (speed.gradient * gradient_flops)
-        + solving
+        + cost.flops / (speed.gradient * gradient_flops)
+        + speed.eigh_seconds * cost.cubes
     )
-    batch = min(config.batch_tokens, sample) * (speed.activation_bytes + 4 * layers.widths)
+    batch = min(config.batch_tokens, max(sample, target_tokens)) * (
+        speed.activation_bytes + 4 * layers.widths
+    )
     exact_tokens = min(scores.batch_tokens, scores.calibration_rows * row_tokens)
     exact = exact_tokens * (LOGITS_HELD * 4 * speed.vocab_size + speed.activation_bytes)
     directions = (num_directions + 1) * 4 * layers.weights
     return Cost(
         tokens=target_tokens + sampled,
         seconds=seconds,
-        flops=gradient_tokens * gradient_flops + slope_tokens * speed.flops_a_token + extra,
+        flops=gradient_tokens * gradient_flops + slope_tokens * speed.flops_a_token + cost.flops,
         disk=(len(experiment.targets) + 1) * 4 * layers.weights,
-        memory=speed.base_bytes + 4 * speed.parameters + directions + max(batch + state, exact),
+        memory=speed.base_bytes
+        + 4 * speed.parameters
+        + directions
+        + max(batch + cost.held_bytes, exact),
     )
 
 
-def _curvature(
-    method: str, experiment: Experiment, measured: Measured, sample: Number
-) -> tuple[Number, Number, Number]:
-    """FLOPs beside the passes, seconds to decompose, and bytes held."""
-    layers, config, speed = measured.speed.layers, experiment.directions, measured.speed
-    row_tokens = measured.pool.tokens / measured.pool.rows
-    flops = curvature_flops(method, layers.shapes, config, tokens=sample, rows=sample / row_tokens)
-    if method == "ekfac":
-        batch_rows = max(1.0, min(config.batch_tokens, sample) / row_tokens)
-        held = 8 * 2 * layers.squares + 8 * layers.weights + 8 * batch_rows * layers.largest
-        return flops, speed.eigh_seconds * layers.cubes, held
-    if method == "trak":
-        dim = layers.count * config.projection**2
-        rows = sample / row_tokens
-        # Solved through the smaller of rows x rows and dimensions x dimensions.
-        side = min(dim, rows)
-        held = 8.0 * 2 * side**2 + (4.0 * rows * dim if rows < dim else 0.0)
-        return flops, speed.eigh_seconds * side**3 / 30, held
-    return 0.0, 0.0, 0.0
+def _estimator_cost(
+    method: str, experiment: Experiment, measured: Measured, num_directions: int
+) -> tuple[EstimatorCost, Number]:
+    """What an estimator takes at one checkpoint, and the tokens of its sample."""
+    config, pool = experiment.directions, measured.pool
+    settings, row_tokens = estimator_settings(config, method), pool.tokens / pool.rows
+    rows = min(settings.curvature_rows, pool.rows) if isinstance(settings, CurvatureConfig) else 0
+    workload = Workload(
+        measured.speed.layers.shapes,
+        examples=rows,
+        size=rows * row_tokens,
+        batch_examples=min(config.batch_tokens / row_tokens, rows),
+        num_directions=num_directions,
+        replay=lambda functions, tail: _replay(experiment, measured, functions, tail),
+    )
+    return known_estimator(method).cost(settings, workload), rows * row_tokens
 
 
 def _replay(
-    experiment: Experiment, measured: Measured, num_directions: int
+    experiment: Experiment, measured: Measured, num_directions: int, tail: float
 ) -> tuple[Number, Number]:
     """FLOPs to follow a proxy's training backwards, for each of its checkpoints, and bytes held."""
     proxies, speed = experiment.proxies, measured.speed
     tokens = proxies.share_of(measured.pool.tokens) * proxies.epochs * measured.pool.tokens
     a_step = step_tokens(proxies.train, measured.pool)
     steps = max(1.0, tokens / a_step)
-    tail = experiment.directions.tail
     is_kept = keeps_all(tail * steps, speed.parameters)
     is_whole = a_step <= proxies.train.micro_batch_tokens
     passes = replay_passes(num_directions, tail, is_kept=is_kept, is_whole=is_whole)

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from dsdm.config import Config, as_dict
+from dsdm.precision import Precision
 
 Output = Literal["margin", "loglik"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class LoraConfig(Config):

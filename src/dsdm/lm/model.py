@@ -13,7 +13,7 @@ from dsdm.data.tokenizer import GGUF, pretrained_place
 from dsdm.errors import ArtifactError, ModelError, NumericalError
 from dsdm.lm import outputs
 from dsdm.lm.adapters import add_adapters, base_of, has_adapters, load_adapters, save_adapters
-from dsdm.lm.config import ModelConfig, Precision
+from dsdm.lm.config import ModelConfig
 
 CPU = torch.device("cpu")
 
@@ -142,20 +142,6 @@ def check_finite(model: nn.Module) -> None:
                 f"weights: `{name}` holds NaN or infinite values. Lower the learning rate, or "
                 "use weights that are whole."
             )
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """A context in which matrix products run in bf16, or one that changes nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device, precision))
-
-
-def uses_bfloat16(device: torch.device, precision: Precision) -> bool:
-    """Whether `precision` means bf16 here; `auto` takes it where the hardware multiplies in it."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def default_device(name: str = "auto") -> torch.device:

@@ -18,7 +18,10 @@ ABOUT = "adam"
 
 @dataclass(frozen=True)
 class Moments:
-    """What Adam has gathered of the loss's gradients in so many steps; by parameter name."""
+    """What Adam has gathered of the loss's gradients in so many steps, by parameter name.
+
+    A parameter that has never had a gradient has no moments: take 0.
+    """
 
     first: Mapping[str, Tensor]
     second: Mapping[str, Tensor]
@@ -30,7 +33,7 @@ def moments_of(
     optimizer: torch.optim.AdamW, named: Iterable[tuple[str, Tensor]], steps: int
 ) -> Moments:
     """The optimizer's moments of the named parameters, which stay its own."""
-    states = {name: optimizer.state[parameter] for name, parameter in named}
+    states = {name: optimizer.state[p] for name, p in named if optimizer.state.get(p)}
     betas = optimizer.param_groups[0]["betas"]
     first = {name: state["exp_avg"] for name, state in states.items()}
     return Moments(first, {n: state["exp_avg_sq"] for n, state in states.items()}, steps, betas)

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import IGNORED, Batch, with_context
 from dsdm.lm.config import Output
+from dsdm.precision import at_least_float
 
 MAX_PROBABILITY = 1 - 1e-3
 CHUNK_TOKENS = 512
@@ -325,8 +326,3 @@ def _cached_parts(logits: Float[Tensor, "tokens vocab"]) -> Iterator[slice]:
     count = max(1, CACHED_LOGITS // vocab) if logits.device.type == "cpu" else num_tokens
     for start in range(0, num_tokens, max(1, count)):
         yield slice(start, start + count)
-
-
-def at_least_float(tensor: Tensor) -> Tensor:
-    """The tensor in fp64 where it is, else in fp32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -23,10 +23,11 @@ from transformers import PreTrainedModel
 
 from dsdm.data.batches import Batch, Rows, lengths_of
 from dsdm.lm.config import TrainConfig
-from dsdm.lm.model import autocast, training_passes
+from dsdm.lm.model import flops_per_token, training_passes
 from dsdm.lm.outputs import differentiable_loglik
-from dsdm.lm.schedule import learning_rate
+from dsdm.lm.schedule import kept_steps, learning_rate
 from dsdm.lm.train import State, Trainer
+from dsdm.precision import autocast
 
 Tensors = Mapping[str, Tensor]
 
@@ -122,6 +123,10 @@ class Replay:
         """Tokens in its longest row."""
         return int(lengths_of(self._trainer.rows, self._trainer.order).max())
 
+    def checkpoints(self, count: int) -> list[int]:
+        """The steps after which each of `count` checkpoints at equal distances is."""
+        return kept_steps(self.num_steps, count)
+
     def train(self, advance: Callable[[int], None] = lambda tokens: None) -> PreTrainedModel:
         """Runs the training; returns its model, which is moved on by what is called next."""
         trainer = self._trainer
@@ -162,6 +167,11 @@ class Replay:
             is_kept=self._keeps_all(),
             is_whole=len(first) == 1,
         )
+
+    def flops(self, num_functions: int) -> float:
+        """FLOPs of `train` and `influences`."""
+        model, longest = self._trainer.model, self.longest
+        return self.passes(num_functions) * self.num_tokens * flops_per_token(model, longest)
 
     def _keeps_all(self) -> bool:
         size = sum(parameter.numel() for _, parameter in self._trainer.trained())

@@ -31,7 +31,6 @@ from dsdm.data.batches import IGNORED, Batch, Rows, collate, lengths_of, plan_ba
 from dsdm.errors import ArtifactError, NumericalError
 from dsdm.lm.config import TrainConfig, training_content
 from dsdm.lm.model import (
-    autocast,
     check_finite,
     flops_per_token,
     save_model,
@@ -40,6 +39,7 @@ from dsdm.lm.model import (
 from dsdm.lm.moments import Moments, moments_of, save_moments
 from dsdm.lm.outputs import summed_loglik
 from dsdm.lm.schedule import learning_rate
+from dsdm.precision import autocast
 
 CHECKPOINT = "checkpoint"
 
@@ -54,8 +54,8 @@ class TrainResult:
     seconds_before: float
     """Spent in earlier runs, where the training was interrupted."""
     metrics: list[dict[str, int | float]]
-    moments: Moments
-    """Adam's, as they are after the last step."""
+    moments: Moments | None
+    """Adam's after the last step, where they are asked for."""
 
 
 def epoch_order(indices: np.ndarray, epochs: float, seed: int) -> np.ndarray:
@@ -90,6 +90,7 @@ def train(
     work: Path,
     fingerprint: str = "",
     kept: Mapping[int, Path] = MappingProxyType({}),
+    keeps_moments: bool = False,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> TrainResult:
     """Trains `model` in place on `rows` in the given order, from the last checkpoint in `work`.
@@ -101,14 +102,15 @@ def train(
         config: Optimizer, schedule and batch.
         work: Folder for checkpoints; it is the caller's to delete.
         fingerprint: Identifies what order and config don't: the model, its seed, the text.
-        kept: Folders that the model and Adam's moments are written to, by the step after which.
+        kept: Folders that the model is written to, by the step after which.
+        keeps_moments: Whether Adam's moments are written there too, and returned.
         advance: Called with the tokens done since the last call.
 
     Raises:
         NumericalError: the loss or a weight became NaN or infinite.
         ArtifactError: the checkpoint in `work` belongs to another training.
     """
-    trainer = Trainer(model, rows, order, config, work, fingerprint, kept)
+    trainer = Trainer(model, rows, order, config, work, fingerprint, kept, keeps_moments)
     trainer.resume()
     advance(trainer.tokens)
     model.train()
@@ -124,7 +126,7 @@ def train(
         flops,
         trainer.seconds_before,
         trainer.metrics,
-        trainer.moments(),
+        trainer.moments() if keeps_moments else None,
     )
 
 
@@ -142,7 +144,7 @@ class State:
     """Steps that were taken."""
     weights: Mapping[str, Tensor]
     first: Mapping[str, Tensor]
-    """Adam's first moments."""
+    """Adam's first moments; 0 of a parameter that has had no gradient."""
     second: Mapping[str, Tensor]
 
 
@@ -158,10 +160,12 @@ class Trainer:
         work: Path | None = None,
         fingerprint: str = "",
         kept: Mapping[int, Path] = MappingProxyType({}),
+        keeps_moments: bool = False,
     ) -> None:
         """As `train`; without `work` there are no checkpoints."""
         self.model = model
         self.kept = kept
+        self.keeps_moments = keeps_moments
         self.rows = rows
         self.order = order
         self.config = config
@@ -250,16 +254,17 @@ class Trainer:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             save_model(self.model, folder)
-            save_moments(self.moments(), folder)
+            if self.keeps_moments:
+                save_moments(self.moments(), folder)
 
     def state(self) -> State:
         """A copy of where the training stands."""
         weights = {name: p.detach().clone() for name, p in self.trained()}
-        if self.step == 0:
-            zeros = {name: torch.zeros_like(p) for name, p in weights.items()}
-            return State(0, weights, zeros, zeros)
         now = self.moments()
-        first, second = ({n: t.clone() for n, t in m.items()} for m in (now.first, now.second))
+        first, second = (
+            {n: m[n].clone() if n in m else torch.zeros_like(p) for n, p in weights.items()}
+            for m in (now.first, now.second)
+        )
         return State(self.step, weights, first, second)
 
     @torch.no_grad()

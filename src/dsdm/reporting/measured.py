@@ -16,7 +16,7 @@ from dsdm.evaluation.arms import CompareConfig
 from dsdm.evaluation.comparison import ComparedLoss, Losses, compare_losses
 from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, mean_cost, multipliers
 from dsdm.experiment import Experiment
-from dsdm.stages.compare import baseline_folder
+from dsdm.stages.baselines import baseline_folder
 from dsdm.stages.run import compare_folder, evaluation_folder
 
 HELDOUT = "heldout"

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
 from dsdm.artifacts import Manifest, load_manifest
+from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.data.duplicates import load_duplicates
 from dsdm.data.examples import Examples, load_examples
 from dsdm.data.tokenizer import Tokenizer, load_tokenizer
+from dsdm.datamodel.columns import ScoreColumn, score_columns
 from dsdm.datamodel.config import MIX
 from dsdm.errors import ArtifactError
 from dsdm.experiment import Experiment, load_experiment
@@ -21,23 +23,10 @@ from dsdm.selection import Scores
 from dsdm.selection.score_files import load_scores
 from dsdm.stages import STAGES
 from dsdm.stages.run import compare_folder
-from dsdm.stages.scores_table import PREDICTED, PROVENANCE, SCORES
+from dsdm.stages.scores_table import SCORES
 from dsdm.stages.selection import SELECTION
 
 EXPERIMENT = "experiment.yaml"
-
-
-@dataclass(frozen=True)
-class ScoreColumn:
-    """A column of scores."""
-
-    name: str
-    """In the file."""
-    estimator: str
-    checkpoint: int | None
-    """None: what all checkpoints are combined to."""
-    target: str
-    """A target, or the mix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +72,12 @@ class RunView:
     @property
     def scores_path(self) -> Path:
         """The table of all scores."""
-        return self.folder / "scores" / "all" / SCORES
+        return self.folder / scores_folder(self.experiment) / SCORES
 
     @cached_property
     def scores(self) -> Scores | None:
         """The selecting estimator's scores, with tokens and sources; None before there are any."""
-        manifest = self.manifest("scores/all")
+        manifest = self.manifest(scores_folder(self.experiment))
         if manifest is None:
             return None
         estimator = self.experiment.selecting_estimator
@@ -97,7 +86,7 @@ class RunView:
     @cached_property
     def score_columns(self) -> list[ScoreColumn]:
         """The columns of the table of all scores."""
-        return score_columns(pq.read_schema(self.scores_path))
+        return shown_columns(pq.read_schema(self.scores_path))
 
     def column(self, name: str) -> np.ndarray:
         """One column of the table of all scores."""
@@ -111,10 +100,10 @@ class RunView:
     @cached_property
     def is_predicted(self) -> Bool[np.ndarray, " candidates"] | None:
         """Whose scores are what a screening predicts; None where all are computed."""
-        name = f"{self.experiment.selecting_estimator}.{PREDICTED}"
-        if name not in pq.read_schema(self.scores_path).names:
+        mark = ScoreColumn(self.experiment.selecting_estimator, predicted=True)
+        if mark not in score_columns(pq.read_schema(self.scores_path)):
             return None
-        return self.column(name)
+        return self.column(str(mark))
 
     @cached_property
     def selection(self) -> Manifest | None:
@@ -122,10 +111,11 @@ class RunView:
 
         A selection from earlier scores would mark the wrong candidates.
         """
-        scores, selection = self.manifest("scores/all"), self.manifest("selection")
+        table = scores_folder(self.experiment)
+        scores, selection = self.manifest(table), self.manifest("selection")
         if scores is None or selection is None or not selection.counts["candidates"]:
             return None
-        return selection if selection.inputs["scores/all"] == scores.fingerprint else None
+        return selection if selection.inputs[table] == scores.fingerprint else None
 
     @cached_property
     def selected(self) -> Int[np.ndarray, " selected"]:
@@ -155,23 +145,14 @@ def selected_candidates(folder: Path) -> Int[np.ndarray, " selected"]:
     return np.asarray(table["candidate"].to_numpy())
 
 
-def score_columns(schema: pa.Schema) -> list[ScoreColumn]:
+def shown_columns(schema: pa.Schema) -> list[ScoreColumn]:
     """The columns of a scores table but for those of single examples.
 
     Each estimator's combined scores come first, then those of its checkpoints for the mix, then
     those for each target.
     """
-    columns = []
-    for name in schema.names:
-        # METHOD, METHOD.predicted (a mark) or METHOD.CHECKPOINT.TARGET
-        estimator, *rest = name.split(".", 2)
-        if name in PROVENANCE or name.endswith("]") or len(rest) == 1:
-            continue
-        checkpoint, target = (int(rest[0]), rest[1]) if rest else (None, MIX)
-        columns.append(ScoreColumn(name, estimator, checkpoint, target))
-
     return sorted(
-        columns,
+        (one for one in score_columns(schema) if not (one.is_example or one.predicted)),
         key=lambda one: (
             one.checkpoint is not None,
             one.target != MIX,
@@ -180,3 +161,9 @@ def score_columns(schema: pa.Schema) -> list[ScoreColumn]:
             one.target,
         ),
     )
+
+
+def scores_folder(experiment: Experiment) -> str:
+    """The folder of the scores that select, within the run's."""
+    estimator = experiment.selecting_estimator
+    return f"baselines/{estimator}" if estimator in BASELINE_NAMES else "scores/all"

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import msgspec
 
 from dsdm.artifacts import State, disk_errors, load_manifest
-from dsdm.datamodel.config import TRAITS
 from dsdm.errors import ArtifactError, ConfigError, NumericalError
 from dsdm.execute import LOCAL, Submit, Workers, executor, make_here, make_stage
 from dsdm.experiment import Experiment, record_experiment, save_experiment
 from dsdm.graph import Artifact, Graph, StageLister
 from dsdm.lock import alone_in
+from dsdm.stages.baselines import baselines
 from dsdm.stages.check import check, failure
-from dsdm.stages.compare import baselines, evaluations, heldout, models, tuning
+from dsdm.stages.compare import evaluations, heldout, models, tuning
 from dsdm.stages.data import duplicates, examples, overlap, targets, tokenizer
 from dsdm.stages.models import directions, proxies
 from dsdm.stages.pool import freeze_pool, require_unchanged
@@ -39,9 +39,9 @@ STAGES: dict[str, StageLister] = {
     "check": check,
     "screening": screening,
     "scores": scores,
+    "baselines": baselines,
     "selection": selection,
     "dataset": dataset,
-    "baselines": baselines,
     "heldout": heldout,
     "tuning": tuning,
     "models": models,
@@ -82,6 +82,8 @@ def run_experiment(
     Raises:
         DsdmError: as the stages do; what was finished is kept.
     """
+    if until == ON_REQUEST:
+        _require_slopes(experiment)
     graph = Graph(run_of(experiment), STAGES)
     stages = [stage for stage in graph.until(until) if stage != ON_REQUEST or until == ON_REQUEST]
     with alone_in(experiment.folder), executor(workers) as submit:
@@ -103,12 +105,8 @@ def run_check(
     Raises:
         DsdmError: as the stages do; what was finished is kept.
     """
+    _require_slopes(experiment)
     estimator = experiment.selecting_estimator
-    if not TRAITS[estimator].is_slope:
-        raise ConfigError(
-            f"dsdm check can't look at `{estimator}`: its scores are no slopes along a direction. "
-            "Set `estimator` to one of directions.estimators."
-        )
     directions = msgspec.structs.replace(experiment.directions, estimators=(estimator,))
     alone: Experiment = msgspec.structs.replace(experiment, directions=directions, compare=None)
     graph = Graph(run_of(alone), STAGES)
@@ -162,6 +160,16 @@ def check_stage(stage: str | None) -> None:
     """Raises ConfigError where there is no such stage; None is no stage."""
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"{stage!r} is not a stage. Stages are {', '.join(STAGES)}.")
+
+
+def _require_slopes(experiment: Experiment) -> None:
+    """Raises ConfigError where a check has nothing to look at."""
+    estimator = experiment.selecting_estimator
+    if estimator not in experiment.estimators:
+        raise ConfigError(
+            f"dsdm check can't look at `{estimator}`: its scores are no slopes along a direction. "
+            "Set `estimator` to one of directions.estimators."
+        )
 
 
 def _make(

@@ -30,6 +30,8 @@ PROBED = 0
 def check(graph: Graph) -> Iterator[Artifact]:
     """What each proxy says of a sample, halves of the targets, short trainings, and a verdict."""
     run: Run = graph.run
+    if run.experiment.selecting_estimator not in run.experiment.estimators:
+        return  # a baseline selects: there are no slopes
     config = run.experiment.check
     settings = {name: value for name, value in as_dict(config).items() if name != "probe"}
     settings |= {"run seed": run.experiment.seed}

@@ -8,53 +8,16 @@ from pathlib import Path
 import msgspec
 
 from dsdm.artifacts import check_contents, load_manifest
-from dsdm.baselines import settings_of
-from dsdm.baselines.config import BASELINE_NAMES, uses_proxies
 from dsdm.evaluation.arms import Arm
 from dsdm.graph import Artifact, Graph, fingerprints
 from dsdm.lm.config import TrainConfig, training_content
-from dsdm.stages.models import proxies_of
+from dsdm.stages.baselines import ranking_of
 from dsdm.stages.run import Run, evaluation_folder
-from dsdm.stages.scores import merged_of
 
 MAKING = "dsdm.stages.making.compare"
 LOSSES = "losses.json"
 ROWS = "rows.npy"
 """File of a target model: the distinct rows of the pool that it was trained on, sorted."""
-
-
-def baselines(graph: Graph) -> Iterator[Artifact]:
-    """One file of scores for each baseline that an arm is made by."""
-    for run in graph.run.replicates:
-        named = {(arm.method, arm.target) for arm in run.experiment.compared_arms}
-        for name, target in sorted((one for one in named if one[0] in BASELINE_NAMES), key=str):
-            # A target without weight is in no mix.
-            mix = {name: weight for name, weight in run.weights.items() if weight > 0}
-            weights = mix if target is None else {target: 1.0}
-            needed = [*graph["duplicates"], *graph["targets"]]
-            if uses_proxies(name, run.experiment.baselines):
-                needed += proxies_of(graph, run)
-            yield Artifact(
-                "baselines",
-                run.folder / "baselines" / baseline_folder(name, target),
-                {
-                    "baseline": name,
-                    "settings": settings_of(name, run.experiment.baselines),
-                    "seed": run.experiment.seed,
-                    "weights": weights,
-                },
-                fingerprints(needed),
-                f"{MAKING}:score_by_baseline",
-                run,
-                (name, weights),
-                key=baseline_folder(name, target),
-                needs_model=True,
-            )
-
-
-def baseline_folder(name: str, target: str | None) -> str:
-    """Folder name of a baseline's scores, for the mix or for one target alone."""
-    return name if target is None else f"{name}:{target}"
 
 
 def heldout(graph: Graph) -> Iterator[Artifact]:
@@ -171,10 +134,7 @@ def _ranking(graph: Graph, run: Run, arm: Arm) -> list[Artifact]:
     """What an arm's choice of rows is read from, besides the pool."""
     if arm.kind in ("random", "repeated", "all"):
         return []
-    if arm.method in BASELINE_NAMES:
-        folder = baseline_folder(arm.method, arm.target)
-        return [one for one in graph["baselines"] if one.run is run and one.key == folder]
-    return [merged_of(graph, run)]
+    return [ranking_of(graph, run, arm.method, arm.target)]
 
 
 def _each_model(

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from dsdm.config import as_dict
-from dsdm.datamodel.config import AUTO, TRAITS
+from dsdm.datamodel.config import AUTO, CommonDirectionsConfig, estimator_settings
+from dsdm.datamodel.estimators import known_estimator
 from dsdm.graph import Artifact, Graph, fingerprints
 from dsdm.lm.config import training_content
 from dsdm.stages.data import usable_pool
@@ -59,7 +60,11 @@ def _directions(graph: Graph, run: Run, estimator: str) -> Iterator[Artifact]:
     experiment, checkpoints = run.experiment, run.experiment.proxies.checkpoints
     trained = proxies_of(graph, run)
     targets = fingerprints(graph["targets"])
-    config = {key: v for key, v in as_dict(experiment.directions).items() if key != "estimators"}
+    common = CommonDirectionsConfig.__struct_fields__
+    config = {key: v for key, v in as_dict(experiment.directions).items() if key in common}
+    del config["estimators"]
+    # No estimator's directions depend on the settings of another.
+    config[estimator] = as_dict(estimator_settings(experiment.directions, estimator))
     for number in range(experiment.proxies.num_checkpoints):
         proxy, checkpoint = divmod(number, checkpoints)
         settings = {
@@ -71,9 +76,9 @@ def _directions(graph: Graph, run: Run, estimator: str) -> Iterator[Artifact]:
             ),
             "checkpoint": checkpoint,
         }
-        of_training = TRAITS[estimator].of_training
+        along = known_estimator(estimator).needs_training
         path = run.models / "directions" / estimator / str(number)
-        make = "estimate_of_training" if of_training else "estimate"
+        make = "estimate_along" if along else "estimate_at"
         yield Artifact(
             "directions",
             path,
@@ -81,9 +86,9 @@ def _directions(graph: Graph, run: Run, estimator: str) -> Iterator[Artifact]:
             fingerprints([trained[proxy]]) | targets,
             f"{MAKING}:{make}",
             run,
-            (proxy,) if of_training else (estimator, number),
+            (estimator, proxy if along else number),
             key=str(number),
-            together=f"{path.parent}/of-{proxy}" if of_training else None,
+            together=f"{path.parent}/of-{proxy}" if along else None,
             needs_model=True,
         )
 

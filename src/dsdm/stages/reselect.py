@@ -11,8 +11,9 @@ from dsdm.experiment import Experiment, load_experiment
 from dsdm.graph import Artifact, Graph, fingerprints, make_missing
 from dsdm.selection.rules import selected_share
 from dsdm.stages import STAGES
+from dsdm.stages.baselines import ranking_of
 from dsdm.stages.run import run_of
-from dsdm.stages.scores import merged_of, pool_sizes
+from dsdm.stages.scores import pool_sizes
 from dsdm.stages.selection import MAKING
 
 
@@ -32,22 +33,22 @@ def reselect(scores: Path, overrides: Sequence[tuple[str, str]], out: Path) -> s
     experiment = _load(scores, overrides)
     run = run_of(experiment, reads_pool=False)
     graph = Graph(run, STAGES)
-    merged = merged_of(graph, run)
-    for needed in (*graph["tokenizer"], *graph["examples"], *graph["overlap"], merged):
+    ranking = ranking_of(graph, run, experiment.selecting_estimator)
+    for needed in (*graph["tokenizer"], *graph["examples"], *graph["overlap"], ranking):
         check_contents(needed.path)
-    state, changes = merged.state()
+    state, changes = ranking.state()
     if state != "done":
         reason = f"{state} ({'; '.join(changes)})" if changes else state
         raise ArtifactError(
-            f"{merged.path}: the run's scores are {reason}. Finish them with "
-            f"`dsdm run {run.folder / 'experiment.yaml'} --until scores`."
+            f"{ranking.path}: the run's scores are {reason}. Finish them with "
+            f"`dsdm run {run.folder / 'experiment.yaml'} --until {ranking.stage}`."
         )
     settings = {"selection": experiment.selection, "estimator": experiment.selecting_estimator}
     chosen = Artifact(
         "selection",
         out / "selection",
         settings,
-        fingerprints([merged]),
+        fingerprints([ranking]),
         f"{MAKING}:write_selection",
         run,
         (experiment.selection,),

@@ -13,7 +13,7 @@ from dsdm.data.contents import contents_fingerprint, model_fingerprint
 from dsdm.data.sequences import AllBut, Rows
 from dsdm.data.tasks import Part, load_target
 from dsdm.errors import DataError
-from dsdm.experiment import Experiment
+from dsdm.experiment import Experiment, experiment_type, import_plugins
 from dsdm.stages.pool import Pool, PoolPiece, read_pool
 
 if TYPE_CHECKING:
@@ -227,7 +227,8 @@ def open_run(
     experiment: bytes, shared: Path, packed: tuple[Path, ...], models: Path, reads_pool: bool
 ) -> Run:
     """The run that `Run.__reduce__` described; the same object each time in one process."""
-    decoded = msgspec.json.decode(experiment, type=Experiment)
+    import_plugins(tuple(msgspec.json.decode(experiment)["plugins"]))
+    decoded = msgspec.json.decode(experiment, type=experiment_type())
     return Run(decoded, shared, packed, models, reads_pool)
 
 

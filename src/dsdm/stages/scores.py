@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from dsdm.datamodel.config import TRAITS, ScreeningConfig, scored_targets, scores_forward
+from dsdm.datamodel.config import ScreeningConfig, scored_targets, scores_forward
 from dsdm.graph import Artifact, Graph, fingerprints
 from dsdm.stages.data import usable_pool
 from dsdm.stages.models import directions_of
@@ -89,7 +89,8 @@ def scores(graph: Graph) -> Iterator[Artifact]:
     for run in graph.run.replicates:
         parts = list(_pieces(graph, run))
         yield from parts
-        yield _merged(graph, run, parts)
+        if parts:
+            yield _merged(graph, run, parts)
 
 
 def merged_of(graph: Graph, run: Run) -> Artifact:
@@ -111,7 +112,7 @@ def _pieces(graph: Graph, run: Run) -> Iterator[Artifact]:
         for number, piece in enumerate(run.pool.pieces):
             folder = run.folder / "scores"
             group = f"{folder / piece.folder}"
-            if not (is_shared and TRAITS[estimator].is_slope):
+            if not is_shared:
                 group = f"{folder / estimator / piece.folder}"
             yield Artifact(
                 "scores",

@@ -1,9 +1,8 @@
-"""The scores file: one line a candidate, with where it is from and what every method says of it."""
+"""The scores file: one line a candidate, with where it is from and every column of scores."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,117 +11,91 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from dsdm.data.examples import Examples, Shard
-from dsdm.datamodel.config import MIX, TRAITS
-from dsdm.datamodel.shrinkage import GroupMoments, shrunk
+from dsdm.datamodel.columns import ScoreColumn, append_columns, score_columns
+from dsdm.datamodel.config import MIX
+from dsdm.datamodel.groups import (
+    CheckpointWeights,
+    GroupMoments,
+    checkpoint_mean,
+    shrunk,
+    shrunk_split,
+    weighted_means,
+)
 from dsdm.errors import ArtifactError
 from dsdm.selection.score_files import storage
 
 SCORES = "scores.parquet"
 PROVENANCE = ("candidate", "id", "source", "file", "file_row", "num_tokens")
-BETWEEN, WITHIN = " between groups", " within groups"
-"""Behind a method's name: its scores that count at that level. No column of a file."""
-PREDICTED = "predicted"
-"""METHOD.predicted: whether a screening left a candidate with what it predicts of it."""
-
-
-@dataclass(frozen=True)
-class Combination:
-    """How a method's columns become one score."""
-
-    points: Float[np.ndarray, " points"]
-    """What each proxy, or checkpoint of one, counts for, together 1."""
-    targets: Mapping[str, float]
-    """What each target counts for in the mix."""
-
-    def score(self, method: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The method's score: for the mix, or, of what is no slope, for its best target."""
-        if TRAITS[method].is_slope:
-            return self.mean(method, MIX, columns)
-        counted = [target for target, weight in self.targets.items() if weight > 0]
-        means = [self.mean(method, target, columns) for target in counted]
-        return np.asarray(np.max(means, axis=0))
-
-    def mean(self, method: str, target: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The mean of a method's scores for one target over all points."""
-        values = [columns[f"{method}.{i}.{target}"] for i in range(len(self.points))]
-        # What a checkpoint counts for is in the directions of a training.
-        if TRAITS[method].of_training or len(set(self.points.tolist())) == 1:
-            return np.asarray(np.mean(values, axis=0))
-        return np.asarray(np.average(values, axis=0, weights=self.points))
+Weights = Float[np.ndarray, " checkpoints"] | None
+"""What each checkpoint counts for in a combined score, together 1; None: all the same."""
 
 
 def write_scores(
     examples: Examples,
     shard: Shard,
-    row_scores: Mapping[str, np.ndarray],
+    row_scores: Mapping[ScoreColumn, np.ndarray],
     path: Path,
-    combine: Combination,
+    weights: Mapping[str, Weights],
     is_predicted: Bool[np.ndarray, " rows"] | None = None,
 ) -> int:
     """Writes one line for each candidate of `shard`, streaming; returns the number of lines.
 
-    Columns: provenance; each METHOD, what its proxies' scores are combined to; each
-    METHOD.PROXY.TARGET, in units of that direction's spread; and METHOD.predicted of a screened
-    pool.
+    Columns: provenance; each estimator's score for the mix, combined over checkpoints; its scores
+    at each checkpoint; and of a screened pool whether they are predicted.
 
     Args:
         examples: The pool.
         shard: The part of it that was scored.
-        row_scores: Scores of the shard's rows, by METHOD.PROXY.TARGET.
+        row_scores: Scores of the shard's rows at each checkpoint.
         path: The Parquet file to write.
-        combine: The proxies' scores to one.
+        weights: By estimator.
         is_predicted: The rows that are not scored but predicted; None where the pool is not
             screened.
     """
-    tables = (
-        _with_scores(table, shard, rows, row_scores, combine, is_predicted)
-        for rows, table in examples.read_candidates(shard)
-    )
-    return _write_tables(tables, path)
+
+    def tables() -> Iterator[pa.Table]:
+        for rows, table in examples.read_candidates(shard):
+            candidates = np.arange(len(table))
+            if shard.unit == "document":
+                first = table["candidate"][0].as_py() if len(table) else 0
+                candidates = shard.rows["document"][rows] + shard.first_document - first
+            lengths = shard.lengths[rows]
+            columns = {
+                column: candidate_means(values[rows], lengths, candidates, len(table))
+                for column, values in row_scores.items()
+            }
+            scored = list(dict.fromkeys(column.estimator for column in columns))
+            combined = {
+                ScoreColumn(name): checkpoint_mean(
+                    [v for c, v in columns.items() if (c.estimator, c.target) == (name, MIX)],
+                    weights[name],
+                )
+                for name in scored
+            }
+            found = {c: pa.array(v.astype(np.float32)) for c, v in (combined | columns).items()}
+            if is_predicted is not None:
+                # A candidate's rows are all scored or all predicted.
+                flags = np.zeros(len(table), bool)
+                flags[candidates[is_predicted[rows]]] = True
+                found |= {ScoreColumn(name, predicted=True): pa.array(flags) for name in scored}
+            yield append_columns(table, found.items())
+
+    return _write_tables(tables(), path)
 
 
-def write_candidate_scores(examples: Examples, scores: Mapping[str, np.ndarray], path: Path) -> int:
-    """Writes one line for each candidate of the pool: provenance, and each method's score."""
+def write_candidate_scores(
+    examples: Examples, scores: Mapping[ScoreColumn, np.ndarray], path: Path
+) -> int:
+    """Writes one line for each candidate of the pool: provenance and scores."""
 
     def tables() -> Iterator[pa.Table]:
         for shard in examples.shards:
             for _, table in examples.read_candidates(shard):
                 numbers = table["candidate"].to_numpy()
-                found = [pa.array(values[numbers], pa.float32()) for values in scores.values()]
-                yield pa.table([*table.columns, *found], [*table.column_names, *scores])
+                found = ((c, pa.array(v[numbers], pa.float32())) for c, v in scores.items())
+                yield append_columns(table, found)
 
     return _write_tables(tables(), path)
-
-
-def _with_scores(
-    table: pa.Table,
-    shard: Shard,
-    rows: slice,
-    row_scores: Mapping[str, np.ndarray],
-    combine: Combination,
-    is_predicted: Bool[np.ndarray, " rows"] | None,
-) -> pa.Table:
-    lengths = shard.lengths[rows]
-    candidates = np.arange(len(table))
-    if shard.unit == "document":
-        candidates = shard.rows["document"][rows] + shard.first_document
-        candidates = candidates - table["candidate"][0].as_py() if len(table) else candidates
-    columns = {
-        name: candidate_means(values[rows], lengths, candidates, len(table))
-        for name, values in row_scores.items()
-    }
-    methods = dict.fromkeys(name.split(".", 1)[0] for name in columns)
-    combined = {method: combine.score(method, columns) for method in methods}
-    for name, values in (combined | columns).items():
-        table = table.append_column(name, pa.array(values.astype(np.float32)))
-    if is_predicted is None:
-        return table
-    # A candidate's rows are all scored or all predicted.
-    flags = np.zeros(len(table), bool)
-    flags[candidates[is_predicted[rows]]] = True
-    for method in methods:
-        table = table.append_column(f"{method}.{PREDICTED}", pa.array(flags))
-    return table
 
 
 def candidate_means(
@@ -136,56 +109,26 @@ def candidate_means(
         candidates: The candidate that each row belongs to, counted from 0.
         num_candidates: How many there are.
     """
-    weights = np.maximum(lengths - 1, 1).astype(np.float64)
-    total = np.bincount(candidates, weights, num_candidates)
-    sums = np.bincount(candidates, values * weights, num_candidates)
-    return np.divide(sums, total, out=np.zeros(num_candidates), where=total > 0)
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Which proxies, or checkpoints of one, say what a group is worth, and which what is in it."""
-
-    between: Float[np.ndarray, " points"]
-    """What each counts for in the means of groups, together 1."""
-    within: Float[np.ndarray, " points"]
-    """The same for the differences from them."""
-
-    def columns(self, method: str, target: str) -> list[str]:
-        """Those of a method's scores for one target, a point each."""
-        return [f"{method}.{i}.{target}" for i in range(len(self.between))]
-
-    def combined(self, method: str, target: str, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """A method's scores for one target between and within groups, before they are drawn."""
-        points = [table[name].to_numpy() for name in self.columns(method, target)]
-        between, within = (
-            np.average(points, axis=0, weights=weights) for weights in (self.between, self.within)
-        )
-        return between, within
+    predictions = np.maximum(lengths - 1, 1).astype(np.float64)
+    return weighted_means(values, predictions, candidates, num_candidates)
 
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """How scores are drawn towards the means of their groups when they are merged."""
+    """How scores are shrunk towards the means of their groups when they are merged."""
 
-    by_method: Mapping[str, float]
-    """How far, of 1, for each method that is drawn at all."""
+    by_estimator: Mapping[str, float]
+    """How far, of 1, for each estimator that is shrunk at all."""
     group: Int[np.ndarray, " candidates"]
     """The group of each candidate of the pool."""
     is_counted: Bool[np.ndarray, " candidates"]
     """Whose scores the means are of: not those of candidates that are dropped."""
-    levels: Levels | None = None
-    """None: what combines points combines their groups' means too."""
+    weights: CheckpointWeights | None = None
+    """None: the means of groups are those of the combined scores."""
 
-    @cached_property
-    def num_groups(self) -> int:
-        """Groups up to the last that a candidate is in."""
-        return int(self.group.max(initial=0)) + 1
-
-    def of(self, column: str) -> float:
-        """How far the scores in a column are drawn."""
-        method, _, rest = column.partition(".")
-        return 0.0 if rest == PREDICTED else self.by_method.get(method, 0.0)
+    def of(self, column: ScoreColumn) -> float:
+        """How far the scores in a column are shrunk."""
+        return 0.0 if column.predicted else self.by_estimator.get(column.estimator, 0.0)
 
 
 def merge_scores(
@@ -194,87 +137,94 @@ def merge_scores(
     """Writes all score files as one, streaming; returns the number of lines.
 
     Args:
-        shards: For each shard in order, the folder of each method.
-        path: The Parquet file to write: provenance, each METHOD, each METHOD.PROXY.TARGET.
-        shrinkage: How far scores are drawn towards the means of their groups; None: not at all.
+        shards: For each shard in order, the folder of each estimator.
+        path: The Parquet file to write.
+        shrinkage: How far scores are shrunk towards the means of their groups; None: not at all.
     """
 
     def tables() -> Iterator[pa.Table]:
-        # Nothing was scored of a shard without candidates, so its file names no method.
+        # Nothing was scored of a shard without candidates, so its file has no scores.
         return (table for folders in shards for table in _read_beside(folders) if len(table))
 
-    # Drawn to one point, candidates keep their order: then they keep their scores.
-    if shrinkage is None or not (shrinkage.group.any() or shrinkage.levels):
+    # Shrunk to one point, candidates keep their order: then they keep their scores.
+    if shrinkage is None or not (shrinkage.group.any() or shrinkage.weights):
         return _write_tables(tables(), path)
-    means = _group_means((folder for folders in shards for folder in folders), shrinkage)
-    return _write_tables((_shrunk(table, shrinkage, means) for table in tables()), path)
+    size = int(shrinkage.group.max(initial=0)) + 1
+    moments: dict[_Shrunk, GroupMoments] = {}
+    for folder in (folder for folders in shards for folder in folders):
+        for table in _read(folder / SCORES, shrinkage.of):
+            candidates = table["candidate"].to_numpy()
+            is_counted, group = shrinkage.is_counted[candidates], shrinkage.group[candidates]
+            for key, values in _to_shrink(table, shrinkage).items():
+                seen = moments.setdefault(key, GroupMoments(size))
+                seen.add(group[is_counted], values[is_counted])
+    means = {key: seen.means() for key, seen in moments.items()}
+    return _write_tables((_with_shrunk(table, shrinkage, means) for table in tables()), path)
 
 
-def _group_means(
-    folders: Iterable[Path], shrinkage: Shrinkage
-) -> dict[str, Float[np.ndarray, " groups"]]:
-    """By column, what the scores of each group are drawn towards."""
-    moments: dict[str, GroupMoments] = {}
-    for table in (table for folder in folders for table in _read(folder / SCORES, shrinkage.of)):
-        candidates = table["candidate"].to_numpy()
-        is_counted, group = shrinkage.is_counted[candidates], shrinkage.group[candidates]
-        for name, values in _undrawn(table, shrinkage).items():
-            of_column = moments.setdefault(name, GroupMoments(shrinkage.num_groups))
-            of_column.add(group[is_counted], values[is_counted])
-    return {name: of_column.means() for name, of_column in moments.items()}
+@dataclass(frozen=True)
+class _Shrunk:
+    """A column that is shrunk, or those that give its groups' means in its place."""
+
+    column: ScoreColumn
+    gives_means: bool = False
 
 
-def _undrawn(table: pa.Table, shrinkage: Shrinkage) -> dict[str, np.ndarray]:
-    """The columns that are drawn, as they were scored, and what a method says at each level."""
-    columns = {name: table[name].to_numpy() for name in filter(shrinkage.of, table.column_names)}
-    if shrinkage.levels is not None:
-        for method in set(columns) & set(shrinkage.by_method):
-            between, within = shrinkage.levels.combined(method, MIX, table)
-            columns |= {method + BETWEEN: between, method + WITHIN: within}
-    return columns
+def _to_shrink(table: pa.Table, shrinkage: Shrinkage) -> dict[_Shrunk, np.ndarray]:
+    """The scores that are shrunk, as they are, and those that give other means of groups."""
+    found = {}
+    for column in filter(shrinkage.of, score_columns(table.schema)):
+        found[_Shrunk(column)] = table[str(column)].to_numpy()
+        if shrinkage.weights is not None and column.checkpoint is None:
+            of_means, within = _split(table, column, shrinkage.weights)
+            found |= {_Shrunk(column): within, _Shrunk(column, gives_means=True): of_means}
+    return found
 
 
-def _shrunk(
-    table: pa.Table, shrinkage: Shrinkage, means: Mapping[str, Float[np.ndarray, " groups"]]
+def _split(
+    table: pa.Table, column: ScoreColumn, weights: CheckpointWeights
+) -> tuple[np.ndarray, np.ndarray]:
+    each = [replace(column, checkpoint=number) for number in range(len(weights.means))]
+    return weights.split([table[str(one)].to_numpy() for one in each])
+
+
+def _with_shrunk(
+    table: pa.Table, shrinkage: Shrinkage, means: Mapping[_Shrunk, Float[np.ndarray, " groups"]]
 ) -> pa.Table:
-    group, columns = shrinkage.group[table["candidate"].to_numpy()], _undrawn(table, shrinkage)
-    for name in filter(shrinkage.of, table.column_names):
-        within = name + WITHIN if name + WITHIN in columns else name
-        worth = means.get(name + BETWEEN)
-        values = shrunk(columns[within], group, means[within], shrinkage.of(name), worth)
-        number = table.column_names.index(name)
-        table = table.set_column(number, name, pa.array(values.astype(np.float32)))
+    group, found = shrinkage.group[table["candidate"].to_numpy()], _to_shrink(table, shrinkage)
+    for column in filter(shrinkage.of, score_columns(table.schema)):
+        key, other = _Shrunk(column), means.get(_Shrunk(column, gives_means=True))
+        values = shrunk(found[key], group, means[key], shrinkage.of(column), other)
+        number = table.column_names.index(str(column))
+        field = table.schema.field(number)
+        table = table.set_column(number, field, pa.array(values.astype(np.float32)))
     return table
 
 
-def shrunk_at_levels(
-    folders: Sequence[Path], method: str, target: str, shrinkage: Shrinkage
+def shrunk_for_target(
+    folders: Sequence[Path], column: ScoreColumn, shrinkage: Shrinkage
 ) -> Float[np.ndarray, " candidates"]:
-    """A method's scores for one target, drawn as `merge_scores` draws those for the mix.
+    """An estimator's scores for one target, shrunk as `merge_scores` shrinks those for the mix.
 
     Args:
-        folders: The method's folder of each shard in order.
-        method: What scored them, drawn by `shrinkage`.
-        target: One that was scored by itself.
-        shrinkage: With `levels`.
+        folders: The estimator's folder of each shard in order.
+        column: The estimator and a target that was scored by itself.
+        shrinkage: With `weights`.
     """
-    levels = shrinkage.levels
-    assert levels is not None
-    wanted = set(levels.columns(method, target)).__contains__
+    weights = shrinkage.weights
+    assert weights is not None
+
+    def wanted(one: ScoreColumn) -> bool:
+        return (one.estimator, one.target) == (column.estimator, column.target)
+
     tables = (table for folder in folders for table in _read(folder / SCORES, wanted) if len(table))
-    both = np.concatenate([levels.combined(method, target, table) for table in tables], axis=1)
-    group, is_counted = shrinkage.group, shrinkage.is_counted
-    means = []
-    for scores in both:
-        moments = GroupMoments(shrinkage.num_groups)
-        moments.add(group[is_counted], scores[is_counted])
-        means.append(moments.means())
-    worth, means_within = means
-    return shrunk(both[1], group, means_within, shrinkage.of(method), worth)
+    of_means, within = np.concatenate([_split(table, column, weights) for table in tables], axis=1)
+    by = shrinkage.of(column)
+    return shrunk_split(of_means, within, shrinkage.group, shrinkage.is_counted, by)
 
 
 def _read_beside(folders: Sequence[Path]) -> Iterator[pa.Table]:
-    """The lines of several methods' files on the same candidates, block by block."""
+    """The lines of several estimators' files on the same candidates, block by block."""
     for tables in zip(*(_read(folder / SCORES) for folder in folders), strict=True):
         first = tables[0].select(list(PROVENANCE))
         if any(
@@ -283,20 +233,21 @@ def _read_beside(folders: Sequence[Path]) -> Iterator[pa.Table]:
             raise ArtifactError(
                 f"{folders[0]}: other candidates than in {folders[-1]}. Redo scores."
             )
-        names = [name for table in tables for name in table.column_names[len(PROVENANCE) :]]
-        # A column of a method's own name has no dot and comes before those of its proxies.
-        names.sort(key=lambda name: "." in name)
-        columns = {name: table[name] for table in tables for name in table.column_names}
-        yield pa.table([*first.columns, *(columns[name] for name in names)], [*PROVENANCE, *names])
+        found = [(column, table) for table in tables for column in score_columns(table.schema)]
+        # What selects comes before what it is combined of.
+        found.sort(key=lambda pair: pair[0].checkpoint is not None or pair[0].predicted)
+        yield append_columns(first, ((column, table[str(column)]) for column, table in found))
 
 
-def _read(path: Path, wanted: Callable[[str], object] | None = None) -> Iterator[pa.Table]:
+def _read(path: Path, wanted: Callable[[ScoreColumn], object] | None = None) -> Iterator[pa.Table]:
     """A file's lines block by block; with `wanted`, `candidate` and the columns it is true of."""
     with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        columns = names if wanted is None else ["candidate", *filter(wanted, names)]
+        names = None
+        if wanted is not None:
+            found = filter(wanted, score_columns(file.schema_arrow))
+            names = ["candidate", *map(str, found)]
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=columns)
+            yield file.read_row_group(group, columns=names)
 
 
 def _write_tables(tables: Iterable[pa.Table], path: Path) -> int:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 
 from dsdm.data.share import Part
 from dsdm.graph import Artifact, Graph, fingerprints
+from dsdm.stages.baselines import ranking_of
 from dsdm.stages.run import Run
-from dsdm.stages.scores import merged_of
+from dsdm.stages.scores import MERGED
 
 MAKING = "dsdm.stages.making.selection"
 SELECTION = "selection.parquet"
@@ -19,7 +20,7 @@ def selection(graph: Graph) -> Iterator[Artifact]:
         "selection",
         run.folder / "selection",
         {"selection": experiment.selection, "estimator": experiment.selecting_estimator},
-        fingerprints([merged_of(graph, run)]),
+        fingerprints([ranking_of(graph, run, experiment.selecting_estimator)]),
         f"{MAKING}:write_selection",
         run,
         (experiment.selection,),
@@ -46,7 +47,9 @@ PARTS: dict[Part, Callable[[Graph], list[Artifact]]] = {
     "tokenizer": lambda graph: graph["tokenizer"],
     "proxies": lambda graph: [one for one in graph["proxies"] if one.run is graph.run],
     "directions": lambda graph: [one for one in graph["directions"] if one.run is graph.run],
-    "scores": lambda graph: [merged_of(graph, graph.run)],
+    "scores": lambda graph: [
+        one for one in graph["scores"] if one.run is graph.run and one.key == MERGED
+    ],
     "selection": lambda graph: graph["selection"],
     "dataset": lambda graph: graph["dataset"],
 }

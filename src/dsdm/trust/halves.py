@@ -1,18 +1,17 @@
 """Directions of two random halves of each target: how much the choice of examples decides."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from transformers import PreTrainedModel
 
-from dsdm.data.batches import Rows, Subset
-from dsdm.datamodel.config import METAGRADIENT, DirectionsConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.estimators import ESTIMATORS, Problem, Tensors, metagradient_directions
-from dsdm.datamodel.layers import moved_layers
+from dsdm.config import Config
+from dsdm.data.sequences import Rows, Subset
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.estimators import known_estimator
+from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.errors import DataError
-from dsdm.lm.replay import Replay
 from dsdm.trust.measured import Agreement
 from dsdm.trust.reliability import agreement, mixed
 
@@ -42,57 +41,23 @@ Pairs = Mapping[str, tuple[Rows, Rows]]
 
 
 def half_directions(
-    model: PreTrainedModel,
-    method: str,
-    config: DirectionsConfig,
-    halves: Pairs,
-    sample: Rows,
-    advance: Callable[[int], None] = lambda tokens: None,
+    inputs: EstimatorInputs, estimator: str, settings: Config, halves: Pairs
 ) -> dict[str, tuple[Direction, Direction]]:
     """Both halves' directions of each target, under one curvature, at the estimator's own scale.
 
-    Args:
-        model: The proxy.
-        method: The estimator.
-        config: As the run's directions.
-        halves: The halves of each target.
-        sample: Rows of the pool for the curvature.
-        advance: Called with the tokens done since the last call.
-    """
-    layers = moved_layers(model, embeddings=config.embeddings)
-    problem = Problem(model, layers, _named(halves), sample, advance)
-    return _pairs(ESTIMATORS[method](problem, config), method, halves)
-
-
-def half_metagradients(
-    replay: Replay,
-    num_checkpoints: int,
-    config: DirectionsConfig,
-    halves: Pairs,
-    advance: Callable[[int], None] = lambda tokens: None,
-) -> dict[str, tuple[Direction, Direction]]:
-    """As `half_directions`, of the metagradient at a proxy's last checkpoint.
+    Of an estimator that follows a training, at its last checkpoint.
 
     Args:
-        replay: The proxy's training, not yet run.
-        num_checkpoints: Those of the proxy.
-        config: As the run's directions.
+        inputs: As the run's directions have them; the targets are left out.
+        estimator: Whose directions.
+        settings: Its settings.
         halves: The halves of each target.
-        advance: Called with the tokens that were trained on or followed back.
     """
-    *_, last = metagradient_directions(replay, _named(halves), num_checkpoints, config, advance)
-    return _pairs(last, METAGRADIENT, halves)
-
-
-def _named(halves: Pairs) -> dict[str, Rows]:
-    """Each half as a target of its own."""
-    return {f"{name}/{i}": pair[i] for name, pair in halves.items() for i in (0, 1)}
-
-
-def _pairs(
-    found: Mapping[str, Tensors], method: str, halves: Pairs
-) -> dict[str, tuple[Direction, Direction]]:
-    directions = {name: Direction(tensors, method, name, "") for name, tensors in found.items()}
+    named = {f"{name}/{i}": pair[i] for name, pair in halves.items() for i in (0, 1)}
+    known = known_estimator(estimator)
+    found = known.estimate(dataclasses.replace(inputs, targets=named), settings)
+    tensors = found[-1] if known.needs_training else found
+    directions = {name: Direction(one, estimator, name) for name, one in tensors.items()}
     return {name: (directions[f"{name}/0"], directions[f"{name}/1"]) for name in halves}
 
 

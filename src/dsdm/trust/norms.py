@@ -6,26 +6,20 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from dsdm.data.batches import Rows, iter_batches
-from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.gradients import Factors, LayerFactors, factors_of
-from dsdm.datamodel.layers import Layer
-from dsdm.lm.config import Output
+from dsdm.data.sequences import Rows
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.learners.factors import Factors, LayerFactors
+from dsdm.learners.layers import Layer
 
 
 def gradient_norms(
-    model: PreTrainedModel,
-    layers: Sequence[Layer],
-    rows: Rows,
-    output: Output,
-    config: ScoresConfig,
+    learner: CausalLM, layers: Sequence[Layer], rows: Rows
 ) -> Float[np.ndarray, " rows"]:
     """The norm of each row's output gradient in some of the model's layers."""
     squares = np.zeros(len(rows.lengths))
-    for indices, batch in iter_batches(rows, config.batch_tokens, model.device):
-        for factors in factors_of(model, layers, batch, output, config.precision).values():
+    for indices, batch in learner.batches(rows):
+        for factors in learner.factors(batch, layers).values():
             squares[indices] += _squared_norms(factors).double().cpu().numpy()
     return np.sqrt(squares)
 

@@ -1,12 +1,14 @@
 """What a proxy has learned, against what the frequencies of tokens alone would give."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
-from transformers import PreTrainedModel
 
+from dsdm.config import Config
 from dsdm.data.sequences import Rows
-from dsdm.datamodel.config import TRAITS, DirectionsConfig, damping_of
-from dsdm.datamodel.layers import moved_layers
+from dsdm.datamodel.estimators import CurvatureConfig, Workload, known_estimator
+from dsdm.datamodel.estimators.costs import LayerShape
 from dsdm.trust.measured import Curvature
 
 
@@ -32,18 +34,10 @@ def token_mean(
 
 
 def curvature_of(
-    model: PreTrainedModel, method: str, config: DirectionsConfig, pool_rows: int
+    layers: Sequence[LayerShape], estimator: str, settings: Config, pool_rows: int
 ) -> Curvature | None:
-    """What the method's curvature is fitted on; None for a method that has none.
-
-    The dimension is that of the matrix that is inverted: for `trak` all projected gradients
-    together, else the wider side of the widest layer; a table's vocabulary is not decomposed.
-    """
-    if TRAITS[method].damping is None:
+    """What the estimator's curvature is fitted on; None for one that has none."""
+    if not isinstance(settings, CurvatureConfig):
         return None
-    layers, size = moved_layers(model, embeddings=config.embeddings), config.projection
-    if method == "trak":
-        dimension = sum(min(size, la.d_in) * min(size, la.d_out) for la in layers)
-    else:
-        dimension = max(la.d_in if la.is_table else max(la.d_in, la.d_out) for la in layers)
-    return Curvature(min(config.curvature_rows, pool_rows), dimension, damping_of(config, method))
+    cost = known_estimator(estimator).cost(settings, Workload(layers))
+    return Curvature(min(settings.curvature_rows, pool_rows), cost.dimension, settings.damping)

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows, Subset
 from dsdm.datamodel.calibration import ForwardStep
-from dsdm.datamodel.config import MIX, DirectionsConfig, ScoresConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.layers import layers_named
-from dsdm.datamodel.scoring import exact_scores
+from dsdm.datamodel.config import MIX
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.scoring import exact_scores, layers_named
 from dsdm.evaluation.evaluate import example_losses
+from dsdm.learners.causal_lm import CausalLM
 from dsdm.trust.measured import ProxyLoss
 from dsdm.trust.norms import gradient_norms
 from dsdm.trust.proxies import token_mean
@@ -40,42 +39,37 @@ class ProxySample:
 
 
 def sample_proxy(
-    model: PreTrainedModel,
+    learner: CausalLM,
     directions: Mapping[str, Direction],
     steps: Mapping[str, ForwardStep],
     rows: Subset,
     tune: Mapping[str, Rows],
-    asked: DirectionsConfig,
-    config: ScoresConfig,
     num_exact: int,
 ) -> ProxySample:
     """Everything that the check asks of one proxy.
 
     Args:
-        model: The proxy.
+        learner: The proxy as it reads candidates.
         directions: The finished ones, by target and `mix`.
         steps: Those of their calibration, empty where the run scores backward.
         rows: The sample of the pool.
         tune: Each target's tune examples.
-        asked: What the directions are of.
-        config: How the run scores.
         num_exact: Rows on which scorer and exact derivative are compared.
     """
-    output = asked.output
-    slopes = row_slopes(model, list(directions.values()), rows, output, config)
+    slopes = row_slopes(learner, list(directions.values()), rows)
     name, step = scored_direction(steps, MIX)
     few = Subset(rows, spread_out(len(rows.lengths), num_exact))
-    layers = layers_named(model, directions[MIX].tensors)
+    layers = layers_named(learner, directions[MIX].tensors)
     return ProxySample(
         scores=dict(zip(directions, slopes.T, strict=True)),
-        norms=gradient_norms(model, layers, rows, output, config),
+        norms=gradient_norms(learner, layers, rows),
         losses=example_losses(
-            model, rows, batch_tokens=config.batch_tokens, precision=config.precision
+            learner.model, rows, batch_tokens=learner.batch_tokens, precision=learner.precision
         ),
-        scored=scorer_slopes(model, directions[name], step, few, output, config),
-        exact=exact_scores(model, directions[name], few, output, config.batch_tokens),
+        scored=scorer_slopes(learner, directions[name], step, few),
+        exact=exact_scores(learner, directions[name], few),
         tune={
-            target: target_slopes(model, directions[MIX], examples, asked, config)
+            target: target_slopes(learner, directions[MIX], examples)
             for target, examples in tune.items()
         },
     )

@@ -4,70 +4,51 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from transformers import PreTrainedModel
 
 from dsdm.data.sequences import Rows, WholeRows
 from dsdm.datamodel.calibration import ForwardStep
-from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.layers import moved_layers
+from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
-from dsdm.lm.config import Output
+from dsdm.learners.causal_lm import CausalLM
 
 
 def row_slopes(
-    model: PreTrainedModel,
-    directions: Sequence[Direction],
-    rows: Rows,
-    output: Output,
-    config: ScoresConfig,
+    learner: CausalLM, directions: Sequence[Direction], rows: Rows
 ) -> Float[np.ndarray, "rows directions"]:
     """The slope of each row's output along each direction.
 
     In one backward pass where the directions move only layers and tables, else one by one.
     """
-    layers = moved_layers(model, embeddings=True)
-    covered = {name for layer in layers for name in layer.parameter_names}
+    covered = {name for layer in learner.layers() for name in layer.parameter_names}
     if all(set(direction.tensors) <= covered for direction in directions):
-        return score_backward(model, directions, rows, output, config)
-    return np.stack(
-        [exact_scores(model, d, rows, output, config.batch_tokens) for d in directions], 1
-    )
+        return score_backward(learner, directions, rows)
+    return np.stack([exact_scores(learner, direction, rows) for direction in directions], 1)
 
 
 def target_slopes(
-    model: PreTrainedModel,
-    direction: Direction,
-    examples: Rows,
-    asked: DirectionsConfig,
-    config: ScoresConfig,
+    learner: CausalLM, direction: Direction, examples: Rows
 ) -> Float[np.ndarray, " examples"]:
     """The slope of what the direction was made to raise: answers, and contexts by their share."""
-    answers = row_slopes(model, [direction], examples, asked.output, config)[:, 0]
-    if asked.context_share == 0:
+    answers = row_slopes(learner, [direction], examples)[:, 0]
+    if learner.context_share == 0:
         return answers
-    whole = row_slopes(model, [direction], WholeRows(examples), asked.output, config)[:, 0]
+    whole = row_slopes(learner, [direction], WholeRows(examples))[:, 0]
     rows = [examples.row(i) for i in range(len(examples.lengths))]
     predicted = np.array([len(row.tokens) - 1 for row in rows])
     answered = np.array([int(row.is_counted.sum()) for row in rows])
     in_context = predicted - answered
     contexts = (whole * predicted - answers * answered) / np.maximum(in_context, 1)
-    shares = asked.context_share * (in_context > 0)
+    shares = learner.context_share * (in_context > 0)
     return np.asarray((1 - shares) * answers + shares * contexts)
 
 
 def scorer_slopes(
-    model: PreTrainedModel,
-    direction: Direction,
-    step: ForwardStep | None,
-    rows: Rows,
-    output: Output,
-    config: ScoresConfig,
+    learner: CausalLM, direction: Direction, step: ForwardStep | None, rows: Rows
 ) -> Float[np.ndarray, " rows"]:
     """What the run's own scorer gives: forward as `step` says, or backward where that is None."""
     if step is None:
-        return row_slopes(model, [direction], rows, output, config)[:, 0]
-    return score_forward(model, direction, rows, output, step.step, step.settings(config))
+        return row_slopes(learner, [direction], rows)[:, 0]
+    return score_forward(learner.using(precision=step.precision), direction, rows, step.step)
 
 
 def correlation(

@@ -1,31 +1,33 @@
-"""Estimators: each turns targets into directions for one proxy, and lives in one file.
+"""Estimators: each turns targets into directions, in one file with its settings and its cost.
 
-An estimator is a function `(Problem, DirectionsConfig) -> {target: tensors by parameter name}`.
-To add one, write its file, name it in `ESTIMATORS`, and say in `config.TRAITS`, which the command
-line reads because it knows no torch, what is special about it. What a curvature costs is counted by
-`datamodel.curvature_costs`.
-
-`metagradient` is none of them: it is of a proxy's whole training and gives directions at all of its
-checkpoints at once (`estimate.estimate_of_training`).
+To add one, write a function from `EstimatorInputs` and settings to tensors by target and parameter
+name, and register it with the decorator `estimator`: in a module that `plugins` names, in a package
+with an entry point in the group `dsdm.estimators`, or here.
 """
 
-from collections.abc import Callable
+# Importing a module registers its estimator.
+from dsdm.datamodel.estimators import ekfac, gradient, metagradient, trak
+from dsdm.datamodel.estimators.costs import EstimatorCost, Workload
+from dsdm.datamodel.estimators.registry import (
+    ESTIMATORS,
+    CurvatureConfig,
+    Estimator,
+    NoSettings,
+    estimator,
+    known_estimator,
+)
 
-from dsdm.datamodel.config import DirectionsConfig
-from dsdm.datamodel.estimators.ekfac import estimate_ekfac
-from dsdm.datamodel.estimators.gradient import estimate_gradient
-from dsdm.datamodel.estimators.less import estimate_less
-from dsdm.datamodel.estimators.metagradient import metagradient_directions
-from dsdm.datamodel.estimators.problem import Problem, Tensors
-from dsdm.datamodel.estimators.trak import estimate_trak
-
-Estimator = Callable[[Problem, DirectionsConfig], dict[str, Tensors]]
-
-ESTIMATORS: dict[str, Estimator] = {
-    "ekfac": estimate_ekfac,
-    "gradient": estimate_gradient,
-    "less": estimate_less,
-    "trak": estimate_trak,
-}
-
-__all__ = ["ESTIMATORS", "Estimator", "Problem", "Tensors", "metagradient_directions"]
+__all__ = [
+    "ESTIMATORS",
+    "CurvatureConfig",
+    "Estimator",
+    "EstimatorCost",
+    "NoSettings",
+    "Workload",
+    "ekfac",
+    "estimator",
+    "gradient",
+    "known_estimator",
+    "metagradient",
+    "trak",
+]

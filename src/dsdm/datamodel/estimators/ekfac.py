@@ -1,130 +1,88 @@
-"""EK-FAC: eigenvalue-corrected Kronecker factors at full width.
+"""EK-FAC: eigenvalue-corrected Kronecker factors at full width; the mathematics is `ekfac_math`."""
 
-George et al. 2018 (arXiv:1806.03884); for language models Grosse et al. 2023 (arXiv:2308.03296).
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-For each layer, A = E[x x^T] over its inputs and S = E[g g^T] over its output gradients have
-eigenbases Q_A and Q_S. The curvature is taken as diagonal in Q_S (x) Q_A, with the exact second
-moments of the examples' gradients on its diagonal: L = E[(Q_S^T G Q_A)^2], where G sums over the
-tokens of one row. The direction is Q_S [(Q_S^T G_target Q_A) / (L + lambda)] Q_A^T.
+from dsdm.datamodel.estimators.costs import (
+    EstimatorCost,
+    LayerShape,
+    Number,
+    Workload,
+    formed_flops,
+)
+from dsdm.datamodel.estimators.registry import CurvatureConfig, estimator
 
-In a table of the vocabulary Q_S is the identity, since a row's gradient is nearly apart for each
-entry and a basis as wide as the vocabulary would be dear; Q_A is the eigenbasis of E[G^T G].
-"""
+if TYPE_CHECKING:
+    from dsdm.datamodel.estimators.inputs import EstimatorInputs, Tensors
 
-from dataclasses import dataclass
-
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from dsdm.datamodel.config import DirectionsConfig, damping_of
-from dsdm.datamodel.curvature_costs import basis_stride
-from dsdm.datamodel.estimators.problem import Problem, Tensors
-from dsdm.datamodel.gradients import Factors, LayerFactors
-from dsdm.datamodel.layers import Layer
+BASIS_SIZE = 256
+"""Tokens for each dimension of the widest layer that eigenbases are taken from: George et al. renew
+them less often than the eigenvalues, which decide more."""
 
 
-@dataclass(frozen=True)
-class Eigenbasis:
-    """Orthonormal columns for the two sides of a layer's gradient."""
+class EkfacConfig(CurvatureConfig):
+    """Settings of `ekfac`."""
 
-    output: Float[Tensor, "d_out d_out"] | None
-    """None: the identity."""
-    input: Float[Tensor, "d_in d_in"]
-
-    def rotate(self, matrix: Float[Tensor, "*batch d_out d_in"]) -> Tensor:
-        """The matrix in this basis."""
-        rotated = matrix @ self.input
-        return rotated if self.output is None else self.output.T @ rotated
-
-    def rotate_back(self, matrix: Float[Tensor, "d_out d_in"]) -> Tensor:
-        """The inverse of `rotate`."""
-        rotated = matrix @ self.input.T
-        return rotated if self.output is None else self.output @ rotated
+    labels: Literal["data", "sampled"] = "data"
+    """What the curvature is taken at: the pool's own labels or the proxy's predictions."""
 
 
-def estimate_ekfac(problem: Problem, config: DirectionsConfig) -> dict[str, Tensors]:
-    """Directions through the damped inverse of each layer's corrected eigenvalues.
-
-    The damping is relative to the layer's own mean eigenvalue.
-    """
-    bases = _eigenbases(problem, config)
-    eigenvalues = _corrected_eigenvalues(problem, config, bases)
-    damping = damping_of(config, "ekfac")
-    directions = {}
-    for target in problem.targets:
-        gradient = problem.target_gradient(target, config)
-        tensors: Tensors = {}
-        for layer in problem.layers:
-            values = eigenvalues[layer.name]
-            rotated = bases[layer.name].rotate(layer.to_matrix(gradient))
-            solved = rotated.double() / (values + damping * values.mean())
-            tensors |= layer.from_matrix(bases[layer.name].rotate_back(solved.to(rotated.dtype)))
-        directions[target] = tensors
-    return directions
-
-
-def _eigenbases(problem: Problem, config: DirectionsConfig) -> dict[str, Eigenbasis]:
-    device = problem.model.device
-    inputs = {la.name: _zeros(la.d_in, la.d_in, device) for la in problem.layers}
-    grads = {
-        la.name: _zeros(la.d_out, la.d_out, device) for la in problem.layers if not la.is_table
-    }
-    stride = basis_stride(problem.layers, int(np.sum(problem.sample.lengths)))
-    for factors in problem.sample_factors(config, config.labels, every=stride):
-        for name, one in factors.items():
-            if isinstance(one, LayerFactors):
-                g = one.output_grads.flatten(0, 1)
-                x = one.inputs.flatten(0, 1) * one.present.flatten()[:, None]
-                grads[name] += (g.T @ g).double()
-                inputs[name] += (x.T @ x).double()
-                continue
-            for part in one.parts():
-                entries = part.gradients().flatten(0, 1)
-                inputs[name] += (entries.T @ entries).double()
-    return {
-        layer.name: Eigenbasis(
-            None if layer.is_table else _eigenvectors(grads[layer.name], layer),
-            _eigenvectors(inputs[layer.name], layer),
-        )
-        for layer in problem.layers
-    }
+def ekfac_cost(settings: EkfacConfig, workload: Workload) -> EstimatorCost:
+    """Second moments and rotated gradients of the sample."""
+    layers, size, examples = workload.layers, workload.size, workload.examples
+    share = 1 / basis_stride(layers, size)
+    # A table's vocabulary is not decomposed.
+    sides = [n for la in layers for n in (la.d_in, 0 if la.is_table else la.d_out)]
+    weights = [la.d_in * la.d_out for la in layers]
+    return EstimatorCost(
+        sample_passes=1 + share,
+        flops=sum(
+            _eigenvalues(la, size, examples) + share * _moments(la, size, examples) for la in layers
+        ),
+        cubes=float(sum(n**3 for n in sides)),
+        held_bytes=8 * 2 * sum(n**2 for n in sides)
+        + 8 * sum(weights)
+        + 8 * max(1.0, workload.batch_examples) * max(weights),
+        dimension=max(sides),
+    )
 
 
-def _corrected_eigenvalues(
-    problem: Problem, config: DirectionsConfig, bases: dict[str, Eigenbasis]
-) -> dict[str, Float[Tensor, "d_out d_in"]]:
-    sums = {la.name: _zeros(la.d_out, la.d_in, problem.model.device) for la in problem.layers}
-    num_rows = dict.fromkeys(sums, 0)
-    for factors in problem.sample_factors(config, config.labels):
-        for name, one in factors.items():
-            for part in one.parts():
-                rotated = _rotated_gradients(part, bases[name])
-                sums[name] += rotated.square().sum(0).double()
-                num_rows[name] += len(rotated)
-    return {name: total / num_rows[name] for name, total in sums.items()}
+@estimator(
+    "ekfac",
+    settings=EkfacConfig,
+    help="eigenvalue-corrected Kronecker factors at full width",
+    cost=ekfac_cost,
+    shrinkage=0.3,
+)
+def ekfac(inputs: "EstimatorInputs", settings: EkfacConfig) -> "dict[str, Tensors]":
+    """Directions through the damped inverse of each layer's corrected eigenvalues."""
+    from dsdm.datamodel.estimators.ekfac_math import estimate_ekfac
+
+    return estimate_ekfac(inputs, settings)
 
 
-def _rotated_gradients(factors: Factors, basis: Eigenbasis) -> Float[Tensor, "batch d_out d_in"]:
-    """Each example's gradient in the basis.
-
-    The narrow side is rotated token by token, the wide one once the gradient is formed.
-    """
-    if basis.output is None or not isinstance(factors, LayerFactors):
-        return basis.rotate(factors.gradients())
-    if len(basis.output) <= len(basis.input):
-        rotated = factors.output_grads @ basis.output
-        return (rotated.transpose(1, 2) @ factors.inputs) @ basis.input
-    rotated = factors.inputs @ basis.input
-    return basis.output.T @ (factors.output_grads.transpose(1, 2) @ rotated)
+def basis_stride(layers: Sequence[LayerShape], size: Number) -> int:
+    """Every so many examples of a sample hold enough of it for the eigenbases."""
+    widest = max(la.d_in if la.is_table else max(la.d_in, la.d_out) for la in layers)
+    return max(1, int(size) // (BASIS_SIZE * widest))
 
 
-def _eigenvectors(moments: Float[Tensor, "side side"], layer: Layer) -> Tensor:
-    scaled = moments / moments.diagonal().mean().clamp(min=1e-300)
-    vectors: Tensor = torch.linalg.eigh(scaled).eigenvectors.to(layer.modules[0].weight.dtype)
-    return vectors
+def _eigenvalues(layer: LayerShape, size: Number, examples: Number) -> Number:
+    """Each example's gradient in the eigenbases: the narrow side position by position."""
+    d_in, d_out = layer.d_in, layer.d_out
+    if layer.is_table:
+        return _turned(layer, size, examples)
+    narrow, wide = min(d_in, d_out), max(d_in, d_out)
+    return size * (2 * narrow**2 + 2 * d_in * d_out) + examples * 2 * d_in * d_out * wide
 
 
-def _zeros(rows: int, columns: int, device: torch.device) -> Tensor:
-    return torch.zeros(rows, columns, dtype=torch.float64, device=device)
+def _moments(layer: LayerShape, size: Number, examples: Number) -> Number:
+    """Second moments of inputs and of output gradients."""
+    if layer.is_table:
+        return _turned(layer, size, examples)
+    return size * 2 * (layer.d_in**2 + layer.d_out**2)
+
+
+def _turned(layer: LayerShape, size: Number, examples: Number) -> Number:
+    """Each example's gradient of a table times a matrix of its narrow side, or times itself."""
+    return formed_flops(layer, size) + examples * 2 * layer.d_out * layer.d_in**2

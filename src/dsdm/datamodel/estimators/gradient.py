@@ -1,9 +1,14 @@
 """No curvature: the direction is the targets' mean gradient itself."""
 
-from dsdm.datamodel.config import DirectionsConfig
-from dsdm.datamodel.estimators.problem import Problem, Tensors
+from typing import TYPE_CHECKING
+
+from dsdm.datamodel.estimators.registry import NoSettings, estimator
+
+if TYPE_CHECKING:
+    from dsdm.datamodel.estimators.inputs import EstimatorInputs, Tensors
 
 
-def estimate_gradient(problem: Problem, config: DirectionsConfig) -> dict[str, Tensors]:
-    """The mean output gradient of each target, over the layers that directions move."""
-    return {target: problem.target_gradient(target, config) for target in problem.targets}
+@estimator("gradient", help="the targets' mean gradient, no curvature")
+def gradient(inputs: "EstimatorInputs", settings: NoSettings) -> "dict[str, Tensors]":
+    """The mean gradient of each target, over the layers that directions move."""
+    return {target: inputs.target_gradient(target) for target in inputs.targets}

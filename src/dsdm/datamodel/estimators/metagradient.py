@@ -1,73 +1,56 @@
-"""Metagradients: the derivative of a target's output in a candidate's weight, through a training.
+"""Metagradients: a proxy's training followed backwards; the mathematics is `metagradient_math`."""
 
-MAGIC (Ilyas & Engstrom 2025, arXiv:2504.16430). A candidate x that counted for w more at step t
-would add w grad l(x; theta_t) to the step's gradient, so its effect on the output f of the trained
-weights is
+from typing import TYPE_CHECKING, Annotated
 
-    df/dw = sum_t <df/dg_t, grad l(x; theta_t)>
+import msgspec
 
-where g_t is the gradient of step t, and df/dg_t what `lm.replay` finds by following the training
-backwards. It needs no model of the curvature, and is of one training, with its own order of rows.
+from dsdm.config import Config
+from dsdm.datamodel.estimators.costs import EstimatorCost, Workload
+from dsdm.datamodel.estimators.registry import estimator
 
-Differs from the paper, whose sum is over the steps that x was trained at: here x might have been
-trained at any step, so that rows of the whole pool are scored, and the derivatives of the steps
-nearest to a checkpoint are added up to one direction there; and the first steps are left out, where
-the derivatives grow without bound.
-"""
-
-from collections.abc import Callable, Mapping
-
-import numpy as np
-import torch
-from transformers import PreTrainedModel
-
-from dsdm.data.batches import Rows
-from dsdm.datamodel.config import DirectionsConfig
-from dsdm.datamodel.estimators.problem import Tensors, target_gradient
-from dsdm.datamodel.layers import moved_layers
-from dsdm.errors import ConfigError
-from dsdm.lm.replay import Replay
-from dsdm.lm.schedule import kept_steps
+if TYPE_CHECKING:
+    from dsdm.datamodel.estimators.inputs import EstimatorInputs, Tensors
 
 
-def trained_gradients(
-    model: PreTrainedModel, targets: Mapping[str, Rows], config: DirectionsConfig
-) -> list[Tensors]:
-    """Each target's mean gradient in all parameters that training moves."""
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [target_gradient(model, rows, config, names) for rows in targets.values()]
+class MetagradientConfig(Config):
+    """Settings of `metagradient`."""
+
+    tail: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.65
+    """The share of a proxy's training, its last part, that is followed back."""
+    smoothing: Annotated[float, msgspec.Meta(ge=0)] = 0.01
+    """Added to Adam's second moments where its steps are differentiated, as a share of each
+    parameter's mean."""
 
 
-def metagradient_directions(
-    replay: Replay,
-    targets: Mapping[str, Rows],
-    num_checkpoints: int,
-    config: DirectionsConfig,
-    advance: Callable[[int], None],
-) -> list[dict[str, Tensors]]:
-    """For each checkpoint of the training, in order, each target's direction there.
+def metagradient_cost(settings: MetagradientConfig, workload: Workload) -> EstimatorCost:
+    """The training, once forwards and once backwards."""
+    assert workload.replay is not None, "there is a training to follow"
+    flops, held = workload.replay(workload.num_directions, settings.tail)
+    return EstimatorCost(flops=flops, held_bytes=held)
 
-    Raises:
-        ConfigError: a checkpoint is before the part of the training that is followed back.
-    """
-    ends = np.array(kept_steps(replay.num_steps, num_checkpoints))
-    if ends[0] <= replay.first_step:
-        raise ConfigError(
-            f"directions.tail: the training is followed back to its step {replay.first_step}, and "
-            f"the first of {num_checkpoints} checkpoints is at step {ends[0]}. Keep fewer "
-            "(proxies.checkpoints), or follow more of it."
+
+def check_tail(settings: MetagradientConfig, num_checkpoints: int) -> None:
+    """Raises ValueError where the first checkpoint is before what is followed back."""
+    if 1 / num_checkpoints <= 1 - settings.tail:
+        raise ValueError(
+            f"`metagradient` follows back the last {settings.tail:g} of a training, and the first "
+            f"of {num_checkpoints} checkpoints is before: set fewer, or a larger "
+            "directions.metagradient.tail"
         )
-    model = replay.train(advance)
-    gradients = trained_gradients(model, targets, config)
-    layers = moved_layers(model, embeddings=config.embeddings)
-    moved = [name for layer in layers for name in layer.parameter_names]
-    sums: list[dict[str, Tensors]] = [{target: {} for target in targets} for _ in ends]
-    for influence in replay.influences(gradients, advance):
-        at = sums[int(np.abs(ends - influence.step - 1).argmin())]
-        for target, derivatives in zip(targets, influence.derivatives, strict=True):
-            for name in moved:
-                # A candidate's output rises as its loss, of which the step takes the mean, falls.
-                change = derivatives[name] / -influence.counted
-                at[target][name] = at[target].get(name, torch.zeros_like(change)) + change
-    dtype = model.dtype
-    return [{t: {n: x.to(dtype) for n, x in sum_.items()} for t, sum_ in at.items()} for at in sums]
+
+
+@estimator(
+    "metagradient",
+    settings=MetagradientConfig,
+    help="a proxy's training followed backwards, no curvature approximated; needs `loglik`",
+    cost=metagradient_cost,
+    needs_training=True,
+    check=check_tail,
+)
+def metagradient(
+    inputs: "EstimatorInputs", settings: MetagradientConfig
+) -> "list[dict[str, Tensors]]":
+    """For each checkpoint of the training, in order, each target's direction there."""
+    from dsdm.datamodel.estimators.metagradient_math import metagradient_directions
+
+    return metagradient_directions(inputs, settings)

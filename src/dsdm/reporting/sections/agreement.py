@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from dsdm.datamodel.calibration import load_exact
+from dsdm.datamodel.columns import ScoreColumn
 from dsdm.datamodel.config import MIX, shrinkage_of
 from dsdm.evaluation.agreement import rank_correlations
 from dsdm.reporting.section import section
 from dsdm.reporting.sections.calibration import direction_folders
-from dsdm.reporting.view import RunView, ScoreColumn
+from dsdm.reporting.view import RunView
 
 MOST_COLUMNS = 24
 SAMPLE = 200_000
@@ -96,7 +97,7 @@ def _of_candidates(run: RunView) -> Iterator[Matrix]:
     over, note = f"{len(sample):,} candidates", ""
     if any(shrinkage_of(run.experiment.scores, one) for one in run.experiment.estimators):
         note = " Shrinkage makes proxies agree more here than on calibration rows."
-    correlations = rank_correlations([run.column(one.name)[sample] for one in columns])
+    correlations = rank_correlations([run.column(str(one))[sample] for one in columns])
     yield Matrix("Scores", over, f"Over {over}.{note}", columns, correlations)
 
 
@@ -104,10 +105,10 @@ def _of_calibration_rows(run: RunView) -> Iterator[Matrix]:
     targets = [target.name for target in run.experiment.targets]
     exact: dict[str, dict[ScoreColumn, np.ndarray]] = {}
     for estimator, checkpoint, folder in direction_folders(run):
-        for target, values in load_exact(folder, targets).items():
-            name = f"{estimator}.{checkpoint}.{target}"
-            column = ScoreColumn(name, estimator, checkpoint, target)
-            exact.setdefault(estimator, {})[column] = values
+        _, of_target = load_exact(folder)
+        for target in targets:
+            column = ScoreColumn(estimator, checkpoint, target)
+            exact.setdefault(estimator, {})[column] = of_target[target]
     for estimator, found in exact.items():
         columns = list(found)[:MOST_COLUMNS]
         if len(columns) > 1:

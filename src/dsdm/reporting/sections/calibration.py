@@ -19,7 +19,7 @@ def calibration(run: RunView) -> dict[str, Any] | None:
             "target": target,
             "step": step.step,
             "correlation": step.correlation,
-            "precision": step.settings(run.experiment.scores).precision,
+            "precision": step.precision,
         }
         for estimator, checkpoint, folder in direction_folders(run)
         for target, step in load_calibration(folder).steps.items()

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from dsdm.datamodel.columns import ScoreColumn
 from dsdm.datamodel.config import MIX
 from dsdm.reporting.section import PAGE_ONLY, section
 from dsdm.reporting.sections.agreement import MOST_COLUMNS
 from dsdm.reporting.text import cut_to_bytes, page_bytes
-from dsdm.reporting.view import RunView, ScoreColumn
+from dsdm.reporting.view import RunView
 from dsdm.selection import Scores
 
 GROUP_SIZE = 30
@@ -70,15 +71,15 @@ def examples(run: RunView) -> dict[str, Any] | None:
         return None
     columns = run.score_columns[:MOST_COLUMNS]
     own = {
-        (one.checkpoint, one.target): one.name
+        (one.checkpoint, one.target): str(one)
         for one in columns
         if one.estimator == scores.method and one.checkpoint is not None
     }
     checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _ in own))
     names = [*(target.name for target in run.experiment.targets), MIX]
     targets = [name for name in names if any(name == target for _, target in own)]
-    others = [o.name for o in columns if o.checkpoint is None and o.estimator != scores.method]
-    groups = dict(_groups(run, scores, [o for o in columns if o.name in own.values()]))
+    others = [str(o) for o in columns if o.checkpoint is None and o.estimator != scores.method]
+    groups = dict(_groups(run, scores, [o for o in columns if str(o) in own.values()]))
     places: dict[int, list[tuple[int, int]]] = {}
     for number, candidates in enumerate(groups.values()):
         for rank, candidate in enumerate(candidates.tolist()):
@@ -128,7 +129,7 @@ def _groups(
         yield "Just above the cut", order[:count][::-1][:GROUP_SIZE]
         yield "Just below the cut", order[count:][:GROUP_SIZE]
     for target in (target.name for target in run.experiment.targets):
-        columns = [run.column(one.name) for one in own if one.target == target]
+        columns = [run.column(str(one)) for one in own if one.target == target]
         if columns:
             mean = sum(columns) / len(columns)
             yield f"Best for {target}", np.argsort(-mean, kind="stable")[:GROUP_SIZE]
@@ -150,7 +151,7 @@ def _lines(
 ) -> dict[int, dict[str, Any]]:
     """The lines of some candidates in the scores table, one row group in memory at a time."""
     found: dict[int, dict[str, Any]] = {}
-    first, names = 0, ["candidate", "id", *(one.name for one in columns)]
+    first, names = 0, ["candidate", "id", *map(str, columns)]
     with pq.ParquetFile(run.scores_path) as file:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows

@@ -45,9 +45,7 @@ def scores(run: RunView) -> dict[str, Any] | None:
         "figures": figures,
         "length_correlation": correlation_with(lengths),
         # With what is learned of a conversation.
-        "completion_correlation": (
-            None if completions is None else correlation_with(completions)
-        ),
+        "completion_correlation": (None if completions is None else correlation_with(completions)),
         "screened": screened.text if screened else "",
     }
 

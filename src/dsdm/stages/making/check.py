@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pyarrow as pa
 
 from dsdm.artifacts import Draft, load_manifest, write_json
 from dsdm.data.batches import Rows, Subset
-from dsdm.datamodel.calibration import load_calibration
-from dsdm.datamodel.config import MIX, TRAITS
-from dsdm.datamodel.directions import load_direction
-from dsdm.datamodel.estimate import direction_path
-from dsdm.datamodel.scoring import BACKWARD_PASSES, random_rows
+from dsdm.datamodel.config import MIX, estimator_settings
+from dsdm.datamodel.estimate import load_estimated
+from dsdm.datamodel.estimators import CurvatureConfig
+from dsdm.datamodel.estimators.inputs import random_indices
+from dsdm.datamodel.scoring import BACKWARD_PASSES
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.learners.lm_layers import moved_layers
 from dsdm.lm.config import TrainConfig
-from dsdm.lm.model import flops_per_token, load_model
+from dsdm.lm.model import load_model
 from dsdm.lm.train import train
 from dsdm.progress import progress
 from dsdm.stages.check import BEFORE, CHECK, PROBED
@@ -26,7 +29,8 @@ from dsdm.stages.making.models import (
     SUBSET,
     derived_seed,
     directions_seed,
-    replay_of,
+    estimator_inputs,
+    scorer_of,
     training_folder,
 )
 from dsdm.stages.run import Run
@@ -34,7 +38,6 @@ from dsdm.trust.groups import draw_groups, mean_score, training_order
 from dsdm.trust.halves import (
     agreement_of_halves,
     half_directions,
-    half_metagradients,
     split_halves,
     whole_target,
 )
@@ -81,52 +84,54 @@ MIN_UNSEEN = 0.25
 
 def sample(run: Run, draft: Draft, number: int) -> None:
     """What one proxy says of the sample."""
-    experiment, config, model = run.experiment, run.experiment.check, run.proxy(number)
-    folder = _directions(run, number)
+    learner = scorer_of(run, run.proxy(number))
+    estimated = load_estimated(_directions(run, number), [MIX, *run.weights])
     rows = Subset(run.examples, _sampled_rows(run))
     found = sample_proxy(
-        model,
-        {name: load_direction(direction_path(folder, name)) for name in (MIX, *run.weights)},
-        load_calibration(folder).steps,
+        learner,
+        estimated.directions,
+        estimated.calibration.steps,
         rows,
         _tune_rows(run),
-        experiment.directions,
-        experiment.scores,
-        config.exact_rows,
+        run.experiment.check.exact_rows,
     )
     save_sample(found, draft.path / SAMPLE)
-    trained_on = Subset(run.examples, np.load(run.models / "proxies" / str(number) / SUBSET))
-    some = random_rows(trained_on, UNIGRAM_ROWS, _seed(run, "unigram", number))
-    draft.counts.update(rows=len(rows.indices), unigram=unigram_entropy(some))
+    trained_on = np.load(run.models / "proxies" / str(number) / SUBSET)
+    some = random_indices(len(trained_on), UNIGRAM_ROWS, _seed(run, "unigram", number))
+    unigram = unigram_entropy(Subset(run.examples, trained_on[some]))
+    draft.counts.update(rows=len(rows.indices), unigram=unigram)
     passes = 4.0 + BACKWARD_PASSES
-    row_flops = flops_per_token(model, int(rows.lengths.max()))
-    draft.flops += passes * float(rows.lengths.sum()) * row_flops
+    draft.flops += passes * float(rows.lengths.sum()) * learner.pass_flops(int(rows.lengths.max()))
 
 
 def measure_halves(run: Run, draft: Draft) -> None:
     """Scores of the sample along the directions of random halves of each target."""
-    experiment, model = run.experiment, run.proxy(PROBED)
-    estimator, directions = experiment.selecting_estimator, experiment.directions
-    targets = run.targets("fit")
-    halves = {name: split_halves(rows, _seed(run, name)) for name, rows in targets.items()}
+    estimator = run.experiment.selecting_estimator
+    halves = {
+        name: split_halves(rows, _seed(run, name)) for name, rows in run.targets("fit").items()
+    }
     curvature, is_other = _curvature_rows(run)
+    settings = estimator_settings(run.experiment.directions, estimator)
+
+    def count_flops(flops: float) -> None:
+        draft.flops += flops
+
+    last = (PROBED + 1) * run.experiment.proxies.checkpoints - 1
     with progress("check/halves", None, "tokens") as advance:
-        if TRAITS[estimator].of_training:
-            replay, checkpoints = replay_of(run, PROBED), experiment.proxies.checkpoints
-            found = half_metagradients(replay, checkpoints, directions, halves, advance)
-            tokens = replay.passes(2 * len(halves)) * replay.num_tokens
-        else:
-            found = half_directions(model, estimator, directions, halves, curvature, advance)
-            tokens = 6.0 * float(curvature.lengths.sum())
-    rows = Subset(run.examples, _sampled_rows(run))
+        inputs = replace(
+            estimator_inputs(run, last, advance), sample=curvature, count_flops=count_flops
+        )
+        found = half_directions(inputs, estimator, settings, halves)
+    rows, learner = Subset(run.examples, _sampled_rows(run)), inputs.scorer
+    assert isinstance(learner, CausalLM)
     arrays = {"is_other": np.array(is_other)}
     for name, pair in found.items():
-        slopes = row_slopes(model, pair, rows, directions.output, experiment.scores)
-        arrays[f"first.{name}"], arrays[f"second.{name}"] = slopes.T
+        arrays[f"first.{name}"], arrays[f"second.{name}"] = row_slopes(learner, pair, rows).T
         arrays[f"counts.{name}"] = np.array([len(half.indices) for half in halves[name]])
     np.savez(draft.path / HALVES, allow_pickle=False, **arrays)
-    tokens += 4.0 * len(found) * float(rows.lengths.sum())
-    draft.flops += tokens * flops_per_token(model, int(rows.lengths.max()))
+    tokens = 4.0 * len(found) * float(rows.lengths.sum())
+    tokens += 6.0 * float(curvature.lengths.sum()) if curvature is not None else 0.0
+    draft.flops += tokens * learner.pass_flops(int(rows.lengths.max()))
 
 
 def measure_before(run: Run, draft: Draft) -> None:
@@ -225,12 +230,19 @@ def _tune_rows(run: Run) -> dict[str, Rows]:
     }
 
 
-def _curvature_rows(run: Run) -> tuple[Subset, bool]:
-    """Rows for another curvature than the run's, or the run's own where the pool has no others."""
-    pool, directions = run.usable_rows, run.experiment.directions
-    own = random_rows(pool, directions.curvature_rows, directions_seed(run, PROBED))
-    other = other_rows(own.indices, len(pool), _seed(run, "curvature"))
-    return (own, False) if other is None else (Subset(pool, other), True)
+def _curvature_rows(run: Run) -> tuple[Subset | None, bool]:
+    """Rows for another curvature than the run's, or the run's own where the pool has no others.
+
+    And whether they are others. None where the estimator has no curvature.
+    """
+    pool, experiment = run.usable_rows, run.experiment
+    settings = estimator_settings(experiment.directions, experiment.selecting_estimator)
+    if not isinstance(settings, CurvatureConfig):
+        return None, False
+    seed = directions_seed(run, PROBED)
+    own = random_indices(len(pool), settings.curvature_rows, seed)
+    other = other_rows(own, len(pool), _seed(run, "curvature"))
+    return (Subset(pool, own), False) if other is None else (Subset(pool, other), True)
 
 
 def _drawn_groups(run: Run) -> tuple[np.ndarray, list[Any]]:
@@ -264,8 +276,10 @@ def _curvature(run: Run) -> Curvature | None:
     experiment, tokenizer = run.experiment, run.tokenizer
     # Its sizes alone are read: a proxy may not be there.
     model = load_model(experiment.model, vocab_size=tokenizer.vocab_size, eos=tokenizer.eos, seed=0)
+    layers = moved_layers(model, embeddings=experiment.directions.embeddings)
     estimator, rows = experiment.selecting_estimator, run.examples.num_rows
-    return curvature_of(model, estimator, experiment.directions, rows)
+    settings = estimator_settings(experiment.directions, estimator)
+    return curvature_of(layers, estimator, settings, rows)
 
 
 def _counts(folder: Path) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import pyarrow as pa
 
 from dsdm.artifacts import Draft, load_manifest, write_json
 from dsdm.baselines import Question, baseline_scores, settings_of
-from dsdm.baselines.config import BASELINE_NAMES
+from dsdm.baselines.config import BASELINE_NAMES, uses_proxies
 from dsdm.baselines.controls import best_source, source_matched
 from dsdm.baselines.embeddings import Embedding, check_installed
+from dsdm.baselines.question import ProxyCheckpoint
 from dsdm.baselines.random import random_scores
 from dsdm.data.sequences import Rows, Subset
 from dsdm.data.tasks import PARTS, Part, load_target, read_target_texts, write_target
+from dsdm.datamodel.columns import ScoreColumn
 from dsdm.errors import NumericalError
 from dsdm.evaluation.accuracy import task_results
 from dsdm.evaluation.arms import Arm, cut_to_tokens, only_budget, scaled_selection
@@ -27,9 +29,15 @@ from dsdm.lm.train import epoch_order
 from dsdm.progress import progress
 from dsdm.selection import Scores, SelectionConfig, select
 from dsdm.selection.score_files import load_scores
-from dsdm.stages.compare import LOSSES, ROWS, baseline_folder
+from dsdm.stages.baselines import baseline_folder
+from dsdm.stages.compare import LOSSES, ROWS
 from dsdm.stages.making.models import derived_seed, train_model
-from dsdm.stages.making.selection import near_duplicates, run_scores, target_scores
+from dsdm.stages.making.selection import (
+    near_duplicates,
+    run_scores,
+    scores_path,
+    target_scores,
+)
 from dsdm.stages.run import Run
 from dsdm.stages.scores_table import SCORES, write_candidate_scores
 
@@ -67,6 +75,12 @@ def score_by_baseline(run: Run, draft: Draft, name: str, weights: dict[str, floa
             rows=examples,
             candidate_of_row=examples.candidate_of_row,
             proxies=[partial(run.proxy, i) for i in range(experiment.proxies.count)],
+            checkpoints=[
+                ProxyCheckpoint(partial(run.checkpoint, i), run.checkpoint_folder(i), weight)
+                for i, weight in enumerate(run.checkpoint_weights.tolist())
+            ]
+            if uses_proxies(name, experiment.baselines)
+            else [],
             seed=experiment.seed,
             fingerprint=draft.fingerprint,
             target_rows={name: rows[name] for name in weights},
@@ -75,7 +89,7 @@ def score_by_baseline(run: Run, draft: Draft, name: str, weights: dict[str, floa
         )
         scores = baseline_scores(name, question, experiment.baselines)
     scores.require_finite()
-    write_candidate_scores(examples, {name: scores.values}, draft.path / SCORES)
+    write_candidate_scores(examples, {ScoreColumn(name): scores.values}, draft.path / SCORES)
     draft.counts["candidates"] = len(scores.values)
 
 
@@ -164,12 +178,11 @@ def held_out(run: Run) -> np.ndarray:
 
 def arm_scores(run: Run, arm: Arm) -> Scores:
     """The scores that an arm ranks by, or that its control is like."""
-    if arm.method in BASELINE_NAMES:
-        folder = run.folder / "baselines" / baseline_folder(arm.method, arm.target)
-        manifest = load_manifest(folder)
-        return load_scores([folder / SCORES], arm.method, manifest.fingerprint if manifest else "")
     if arm.target is None:
         return run_scores(run, arm.method or run.experiment.selecting_estimator)
+    if arm.method in BASELINE_NAMES:
+        path = scores_path(run, arm.method, arm.target)
+        return load_scores([path], str(ScoreColumn(arm.method)))
     return target_scores(run, arm.method, arm.target)
 
 

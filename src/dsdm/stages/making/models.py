@@ -3,23 +3,32 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from dsdm.artifacts import Draft, load_manifest, write_json
-from dsdm.config import fingerprint
-from dsdm.datamodel.config import METAGRADIENT
-from dsdm.datamodel.estimate import Question, estimate_directions
-from dsdm.datamodel.estimate import estimate_of_training as estimate_along_training
+from dsdm.config import Config, fingerprint
+from dsdm.datamodel.config import estimator_settings
+from dsdm.datamodel.estimate import (
+    Estimated,
+    estimate,
+    estimate_along_training,
+    save_estimated,
+)
+from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.errors import ConfigError
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.learners.protocol import Training
 from dsdm.lm.config import ModelConfig, TrainConfig
-from dsdm.lm.model import check_row_length, load_model, save_model
+from dsdm.lm.model import check_finite, check_row_length, load_model, save_model
 from dsdm.lm.moments import save_moments
 from dsdm.lm.replay import Replay
 from dsdm.lm.schedule import checkpoint_rates, kept_steps
 from dsdm.lm.train import epoch_order, forget, plan_steps, train
-from dsdm.progress import progress
+from dsdm.progress import Advance, progress
 from dsdm.stages.run import CHECKPOINTS, RATES, Run
 
 SUBSET = "subset.npy"
@@ -98,10 +107,11 @@ def train_model(
             work=work,
             fingerprint=draft.fingerprint,
             kept=kept,
+            keeps_moments=plan.moments,
             advance=advance,
         )
     save_model(trained, draft.path)
-    if plan.moments:
+    if result.moments is not None:
         save_moments(result.moments, draft.path)
     for folder in kept.values():
         # Copied, so that a process that is killed from here on finds all of them again.
@@ -165,59 +175,87 @@ def train_proxy(run: Run, draft: Draft, number: int) -> None:
     train_model(run, run.experiment.model, proxies.train, rows.order, rows.seed, draft, plan)
 
 
-def estimate(run: Run, draft: Draft, estimator: str, number: int) -> None:
+def estimate_at(run: Run, draft: Draft, estimator: str, number: int) -> None:
     """Writes one estimator's directions at one checkpoint."""
-    experiment = run.experiment
     with progress(f"directions/{estimator}/{number}", None, "tokens") as advance:
-        estimate_directions(
-            _question(run, number),
+        inputs = estimator_inputs(run, number, advance)
+        estimated = estimate(inputs, estimator, _settings(run, estimator), run.experiment.scores)
+    _write(estimated, draft)
+
+
+def estimate_along(run: Run, drafts: Mapping[str, Draft], estimator: str, proxy: int) -> None:
+    """Writes an estimator's directions at checkpoints of one proxy's training, by their numbers."""
+    first = proxy * run.experiment.proxies.checkpoints
+    numbers = range(first, first + run.experiment.proxies.checkpoints)
+    with progress(f"directions/{estimator}/of-{proxy}", None, "tokens") as advance:
+        estimated = estimate_along_training(
+            [estimator_inputs(run, number, advance) for number in numbers],
             estimator,
-            experiment.directions,
-            experiment.scores,
-            draft,
-            advance,
+            _settings(run, estimator),
+            run.experiment.scores,
+            [int(key) - first for key in drafts],
         )
+    for number, found in estimated.items():
+        _write(found, drafts[str(first + number)])
 
 
-def estimate_of_training(run: Run, drafts: Mapping[str, Draft], proxy: int) -> None:
-    """Writes the metagradient's directions at checkpoints of a proxy, by their numbers."""
-    experiment, checkpoints = run.experiment, run.experiment.proxies.checkpoints
-    replay, tail = replay_of(run, proxy), experiment.directions.tail
-    numbers = [proxy * checkpoints + i for i in range(checkpoints)]
-    title = f"directions/{METAGRADIENT}/of-{proxy}"
-    with progress(title, round((1 + tail) * replay.num_tokens), "tokens") as advance:
-        estimate_along_training(
-            replay,
-            [_question(run, number) for number in numbers],
-            experiment.directions,
-            experiment.scores,
-            {numbers.index(int(key)): draft for key, draft in drafts.items()},
-            advance,
-        )
+def estimator_inputs(run: Run, number: int, advance: Advance) -> EstimatorInputs:
+    """What directions at one checkpoint are estimated of."""
+    experiment, proxy = run.experiment, number // run.experiment.proxies.checkpoints
+    trained = load_manifest(run.models / "proxies" / str(proxy))
+    assert trained is not None, "directions are made of finished proxies"
+    model = run.checkpoint(number)
+    check_finite(model)
+    directions = experiment.directions
+    return EstimatorInputs(
+        learner=CausalLM(
+            model,
+            directions.output,
+            directions.context_share,
+            directions.batch_tokens,
+            directions.precision,
+        ),
+        targets=run.targets("fit"),
+        pool=run.usable_rows,
+        weights=run.weights,
+        seed=directions_seed(run, number),
+        calibration_seed=directions.seed + 1,
+        embeddings=directions.embeddings,
+        scorer=scorer_of(run, model),
+        fingerprint=trained.fingerprint,
+        training=Training(partial(replay_of, run, proxy), experiment.proxies.checkpoints),
+        advance=advance,
+    )
 
 
-def replay_of(run: Run, proxy: int) -> Replay:
-    """The training of one proxy, not yet run, to be followed back as the experiment says."""
+def scorer_of(run: Run, model: PreTrainedModel) -> CausalLM:
+    """A model as it reads candidates."""
+    directions, scores = run.experiment.directions, run.experiment.scores
+    return CausalLM(
+        model,
+        directions.output,
+        directions.context_share,
+        scores.batch_tokens,
+        scores.precision,
+    )
+
+
+def replay_of(run: Run, proxy: int, tail: float, smoothing: float) -> Replay:
+    """The training of one proxy, not yet run, to be followed back."""
     experiment, rows = run.experiment, proxy_rows(run, proxy)
     vocab_size, eos = run.tokenizer.vocab_size, run.tokenizer.eos
     model = load_model(
         experiment.model, vocab_size=vocab_size, eos=eos, seed=rows.seed, device=run.device
     )
-    directions, config = experiment.directions, experiment.proxies.train
-    tail, smoothing = directions.tail, directions.smoothing
+    config = experiment.proxies.train
     return Replay(model, run.examples, rows.order, config, tail=tail, smoothing=smoothing)
 
 
-def _question(run: Run, number: int) -> Question:
-    each = run.experiment.proxies.checkpoints
-    proxy = load_manifest(run.models / "proxies" / str(number // each))
-    assert proxy is not None, "directions are made of finished proxies"
-    return Question(
-        model=run.checkpoint(number),
-        proxy=proxy.fingerprint,
-        targets=run.targets("fit"),
-        weights=run.weights,
-        pool=run.usable_rows,
-        seed=directions_seed(run, number),
-        moments=run.checkpoint_folder(number),
-    )
+def _settings(run: Run, estimator: str) -> Config:
+    return estimator_settings(run.experiment.directions, estimator)
+
+
+def _write(estimated: Estimated, draft: Draft) -> None:
+    save_estimated(estimated, draft.path)
+    draft.counts["directions"] = len(estimated.directions)
+    draft.flops += estimated.flops

@@ -1,6 +1,6 @@
 """Screens and scores the pool, and merges the scores of its shards."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from dsdm.artifacts import Draft, write_json
 from dsdm.data.batches import Rows
 from dsdm.data.examples import Shard
 from dsdm.data.sequences import AllBut, Subset
-from dsdm.datamodel.calibration import load_calibration
+from dsdm.datamodel.columns import ScoreColumn
 from dsdm.datamodel.config import MIX, ScreeningConfig
-from dsdm.datamodel.directions import load_direction
-from dsdm.datamodel.estimate import direction_path
-from dsdm.datamodel.score_shard import SCRATCH, Estimated, Point, score_shard
-from dsdm.datamodel.scoring import FORWARD_PASSES
-from dsdm.datamodel.screening import (
+from dsdm.datamodel.estimate import Estimated, load_estimated
+from dsdm.datamodel.estimators import known_estimator
+from dsdm.datamodel.groups import CheckpointWeights, checkpoint_mean
+from dsdm.datamodel.score import needed_targets, score_examples
+from dsdm.datamodel.scoring import FORWARD_PASSES, forward_slopes, require_finite
+from dsdm.learners.causal_lm import CausalLM
+from dsdm.learners.screening import (
     MOST_SAMPLED,
     Tables,
     contexts_of,
@@ -25,17 +27,15 @@ from dsdm.datamodel.screening import (
     load_tables,
     token_slopes,
 )
-from dsdm.lm.model import flops_per_token
 from dsdm.progress import Advance, progress
-from dsdm.stages.making.models import derived_seed
+from dsdm.stages.making.models import derived_seed, scorer_of
 from dsdm.stages.making.topics import group_of_candidate
 from dsdm.stages.run import Run
 from dsdm.stages.scores import CUT, MERGED, SAMPLE, load_sample
 from dsdm.stages.scores_table import (
     SCORES,
-    Combination,
-    Levels,
     Shrinkage,
+    Weights,
     candidate_means,
     merge_scores,
     write_scores,
@@ -46,9 +46,12 @@ CUT_CANDIDATES = 50_000
 """Candidates that say how high the best share of the predictions begins."""
 
 
-def combination_of(run: Run) -> Combination:
-    """How an estimator's columns become one score."""
-    return Combination(run.checkpoint_weights, run.weights)
+def checkpoint_weights(run: Run, estimator: str) -> Weights:
+    """What each checkpoint counts for in an estimator's scores.
+
+    None where its directions along a training hold what each counts for.
+    """
+    return None if known_estimator(estimator).needs_training else run.checkpoint_weights
 
 
 def screen(run: Run, draft: Draft, estimator: str, screening: ScreeningConfig) -> None:
@@ -88,23 +91,45 @@ def screen(run: Run, draft: Draft, estimator: str, screening: ScreeningConfig) -
 
 def score(run: Run, drafts: Mapping[str, Draft], number: int, is_screened: bool) -> None:
     """Scores one shard for several estimators, by their names."""
-    shard = run.examples.shards[number]
-    scratch = next(iter(drafts.values())).path
+    shard, scratch = run.examples.shards[number], next(iter(drafts.values())).path
+    # Columns are mapped files, so memory does not grow with the shard.
+    files: list[Path] = []
+
+    def allocate(column: ScoreColumn, count: int) -> np.ndarray:
+        files.append(scratch / f".{len(files)}.npy")
+        return np.lib.format.open_memmap(files[-1], "w+", np.float32, (count,))
+
+    def score_rows(rows: Rows) -> tuple[dict[ScoreColumn, np.ndarray], float]:
+        title = f"scores/{'+'.join(drafts)}/{number:05d}"
+        with progress(title, None, "rows") as advance:
+            return score_examples(
+                rows,
+                [partial(_open, run, i, list(drafts)) for i in range(num_checkpoints)],
+                run.weights,
+                run.experiment.scores,
+                allocate=allocate,
+                advance=advance,
+            )
+
+    num_checkpoints = run.experiment.proxies.num_checkpoints
     is_predicted = None
     if is_screened:
         (estimator,) = drafts  # forward passes are each estimator's own
-        columns, flops, is_predicted = _screened_columns(run, shard, number, estimator, scratch)
+        columns, flops, is_predicted = _screened_columns(run, shard, estimator, score_rows)
     else:
-        columns, flops = _exact_columns(run, shard, number, list(drafts), scratch)
+        columns, flops = score_rows(shard)
     for estimator, draft in drafts.items():
-        own = {n: column for n, column in columns.items() if n.split(".", 1)[0] == estimator}
+        own = {
+            column: values for column, values in columns.items() if column.estimator == estimator
+        }
+        weights = {estimator: checkpoint_weights(run, estimator)}
         path = draft.path / SCORES
-        num_lines = write_scores(run.examples, shard, own, path, combination_of(run), is_predicted)
+        num_lines = write_scores(run.examples, shard, own, path, weights, is_predicted)
         draft.counts.update(candidates=num_lines, columns=len(own))
         if is_predicted is not None:
             draft.counts.update(rows=shard.num_rows, scored=int((~is_predicted).sum()))
         draft.flops = flops
-    for file in scratch.glob(f"*{SCRATCH}"):
+    for file in files:
         file.unlink()
 
 
@@ -132,21 +157,20 @@ def shrinkage_of_run(run: Run) -> Shrinkage | None:
     group = group_of_candidate(run)
     is_counted = np.ones(len(group), bool)
     is_counted[run.dropped] = False
-    levels = None
+    split = None
     if run.experiment.scores.group_means_from == "first":
         weights, each = run.checkpoint_weights, run.experiment.proxies.checkpoints
         is_first = np.arange(len(weights)) % each == 0
-        between, within = (np.where(one, weights, 0.0) for one in (is_first, ~is_first))
-        levels = Levels(between / between.sum(), within / within.sum())
-    return Shrinkage(by_estimator, group, is_counted, levels)
+        first, others = (np.where(one, weights, 0.0) for one in (is_first, ~is_first))
+        split = CheckpointWeights(first / first.sum(), others / others.sum())
+    return Shrinkage(by_estimator, group, is_counted, split)
 
 
 def _combined(
     run: Run, estimator: str, columns: Float[np.ndarray, "rows checkpoints"]
 ) -> np.ndarray:
     """The scores for the mix, of those at each checkpoint."""
-    named = {f"{estimator}.{i}.{MIX}": column for i, column in enumerate(columns.T)}
-    return combination_of(run).score(estimator, named)
+    return checkpoint_mean(list(columns.T), checkpoint_weights(run, estimator))
 
 
 def _cut(run: Run, estimator: str, tables: Tables, candidates: np.ndarray, share: float) -> float:
@@ -164,45 +188,45 @@ def _candidate_means(
     return candidate_means(values, run.examples.lengths_of(rows), at, len(owners))
 
 
+def _open(
+    run: Run, number: int, estimators: Sequence[str]
+) -> tuple[CausalLM, dict[str, Estimated]]:
+    """A checkpoint as it reads candidates, and what the estimators gave there."""
+    learner, folder = scorer_of(run, run.checkpoint(number)), run.models / "directions"
+    targets, device = needed_targets(list(run.weights), run.experiment.scores), learner.model.device
+    return learner, {
+        name: load_estimated(folder / name / str(number), targets, device) for name in estimators
+    }
+
+
 def _token_slopes(
     run: Run, estimator: str, number: int, sample: Rows, draft: Draft, advance: Advance
 ) -> Float[np.ndarray, " tokens"]:
     """Of the sample's tokens, along the direction of the mix at one checkpoint."""
-    experiment, model = run.experiment, run.checkpoint(number)
-    folder = run.models / "directions" / estimator / str(number)
-    direction = load_direction(direction_path(folder, MIX), model.device)
-    row_flops = flops_per_token(model, int(sample.lengths.max()))
-    draft.flops += FORWARD_PASSES * float(sample.lengths.sum()) * row_flops
-    step = load_calibration(folder).steps[MIX]
-    settings, output = step.settings(experiment.scores), experiment.directions.output
-    return token_slopes(model, direction, sample, output, step.step, settings, advance)
+    scorer, found = _open(run, number, [estimator])
+    direction, step = found[estimator].directions[MIX], found[estimator].calibration.steps[MIX]
+    learner = scorer.using(precision=step.precision)
+    lengths = sample.lengths
+    row_flops = learner.pass_flops(int(lengths.max()))
+    draft.flops += FORWARD_PASSES * float(lengths.sum()) * row_flops
 
+    def slopes() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for indices, lines in forward_slopes(
+            learner, direction, sample, step.step, learner.token_outputs
+        ):
+            yield indices, require_finite(lines, estimator)
+            advance(len(indices))
 
-def _exact_columns(
-    run: Run, rows: Rows, number: int, estimators: list[str], scratch: Path
-) -> tuple[dict[str, np.ndarray], float]:
-    """Scores of rows by ESTIMATOR.CHECKPOINT.TARGET, and their FLOPs."""
-    experiment = run.experiment
-    checkpoints = [
-        Point(partial(run.checkpoint, i), run.checkpoint_folder(i))
-        for i in range(experiment.proxies.num_checkpoints)
-    ]
-    with progress(f"scores/{'+'.join(estimators)}/{number:05d}", None, "rows") as advance:
-        return score_shard(
-            rows,
-            Estimated(run.models / "directions", estimators, run.weights),
-            checkpoints,
-            experiment.directions.output,
-            experiment.scores,
-            scratch,
-            advance,
-        )
+    return token_slopes(sample, slopes())
 
 
 def _screened_columns(
-    run: Run, shard: Shard, number: int, estimator: str, scratch: Path
-) -> tuple[dict[str, np.ndarray], float, Bool[np.ndarray, " rows"]]:
-    """As `_exact_columns` for a shard's rows, predicted below the cut, and which rows those are.
+    run: Run,
+    shard: Shard,
+    estimator: str,
+    score_rows: Callable[[Rows], tuple[dict[ScoreColumn, np.ndarray], float]],
+) -> tuple[dict[ScoreColumn, np.ndarray], float, Bool[np.ndarray, " rows"]]:
+    """As `score_rows` for a shard, predicted below the cut, and which rows are.
 
     All rows of a candidate are scored exactly, or none.
     """
@@ -216,18 +240,14 @@ def _screened_columns(
     is_wanted = _above(run, shard, _combined(run, estimator, predicted), sample.cut)
     is_wanted[known] = False
     wanted = np.flatnonzero(is_wanted)
-    exact: dict[str, np.ndarray] = {}
-    flops = 0.0
-    if len(wanted):
-        rows = Subset(shard, wanted)
-        exact, flops = _exact_columns(run, rows, number, [estimator], scratch)
+    exact, flops = score_rows(Subset(shard, wanted)) if len(wanted) else ({}, 0.0)
     columns = {}
-    for checkpoint, column in enumerate(predicted.T):
-        name = f"{estimator}.{checkpoint}.{MIX}"
-        column[known] = sample.exact[here, checkpoint]
-        if name in exact:
-            column[wanted] = exact[name]
-        columns[name] = column
+    for checkpoint, values in enumerate(predicted.T):
+        column = ScoreColumn(estimator, checkpoint)
+        values[known] = sample.exact[here, checkpoint]
+        if column in exact:
+            values[wanted] = exact[column]
+        columns[column] = values
     is_predicted = ~is_wanted
     is_predicted[known] = False
     return columns, flops, is_predicted

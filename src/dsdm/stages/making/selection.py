@@ -9,24 +9,36 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import Draft, load_manifest
+from dsdm.baselines.config import BASELINE_NAMES
 from dsdm.config import as_dict
 from dsdm.data.export import export
 from dsdm.data.near_duplicates import NearDuplicates
 from dsdm.data.stores import upload_folder
+from dsdm.datamodel.columns import ScoreColumn
+from dsdm.datamodel.groups import checkpoint_mean
 from dsdm.progress import progress
 from dsdm.selection import Scores, SelectionConfig, choose
 from dsdm.selection.score_files import load_scores, write_chosen
-from dsdm.stages.making.scores import combination_of, merged_table, shrinkage_of_run
+from dsdm.stages.baselines import baseline_folder
+from dsdm.stages.making.scores import checkpoint_weights, merged_table, shrinkage_of_run
 from dsdm.stages.run import Run
-from dsdm.stages.scores_table import PROVENANCE, shrunk_at_levels
+from dsdm.stages.scores_table import PROVENANCE, SCORES, shrunk_for_target
 from dsdm.stages.selection import SELECTION
 
 
-def run_scores(run: Run, estimator: str) -> Scores:
-    """The scores of one estimator over the whole pool; dropped candidates are last."""
-    path = merged_table(run)
+def scores_path(run: Run, method: str, target: str | None = None) -> Path:
+    """The table with the scores by an estimator, or by a baseline."""
+    if method in BASELINE_NAMES:
+        return run.folder / "baselines" / baseline_folder(method, target) / SCORES
+    return merged_table(run)
+
+
+def run_scores(run: Run, method: str) -> Scores:
+    """The scores of one estimator or baseline over the whole pool; dropped candidates are last."""
+    path = scores_path(run, method)
     manifest = load_manifest(path.parent)
-    scores = load_scores([path], estimator, manifest.fingerprint if manifest else "")
+    column = str(ScoreColumn(method))
+    scores = load_scores([path], column, manifest.fingerprint if manifest else "")
     values = scores.values.copy()
     values[run.dropped] = values.min() - 1
     return dataclasses.replace(scores, values=values)
@@ -34,21 +46,19 @@ def run_scores(run: Run, estimator: str) -> Scores:
 
 def target_scores(run: Run, estimator: str, target: str) -> Scores:
     """The scores of one estimator for one target alone, of all its checkpoints."""
-    path = merged_table(run)
-    names = [f"{estimator}.{i}.{target}" for i in range(run.experiment.proxies.num_checkpoints)]
-    columns = {name: load_scores([path], name) for name in names}
+    numbers = range(run.experiment.proxies.num_checkpoints)
+    columns = [ScoreColumn(estimator, number, target) for number in numbers]
+    found = [load_scores([merged_table(run)], str(column)) for column in columns]
     if run.experiment.scores.group_means_from == "all":
-        values = combination_of(run).mean(
-            estimator, target, {name: column.values for name, column in columns.items()}
-        )
+        weights = checkpoint_weights(run, estimator)
+        values = checkpoint_mean([scores.values for scores in found], weights)
     else:
         shrinkage = shrinkage_of_run(run)
-        assert shrinkage is not None, "an experiment with levels shrinks its scores"
+        assert shrinkage is not None, "scores are shrunk to the means of the first checkpoint"
         folder = run.folder / "scores" / estimator
-        shards = [folder / piece.folder for piece in run.pool.pieces]
-        values = shrunk_at_levels(shards, estimator, target, shrinkage)
-    first = columns[names[0]]
-    return dataclasses.replace(first, values=values, method=estimator, target=target)
+        pieces = [folder / piece.folder for piece in run.pool.pieces]
+        values = shrunk_for_target(pieces, columns[0], shrinkage)
+    return dataclasses.replace(found[0], values=values, method=estimator, target=target)
 
 
 def near_duplicates(run: Run, config: SelectionConfig) -> Callable[[int], bool] | None:
@@ -62,7 +72,8 @@ def near_duplicates(run: Run, config: SelectionConfig) -> Callable[[int], bool] 
 
 def write_selection(run: Run, draft: Draft, config: SelectionConfig) -> None:
     """Writes the candidates that are kept, with their scores."""
-    path, estimator = merged_table(run), run.experiment.selecting_estimator
+    estimator = run.experiment.selecting_estimator
+    path = scores_path(run, estimator)
     is_ruled = config.source_cap is not None or bool(config.source_floor)
     scores = load_scores([path], estimator, with_sources=is_ruled)
     guard = near_duplicates(run, config)

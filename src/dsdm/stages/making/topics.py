@@ -5,7 +5,7 @@ from jaxtyping import Int
 
 from dsdm.artifacts import Draft
 from dsdm.data.examples import Examples
-from dsdm.datamodel import topics
+from dsdm.learners import topics
 from dsdm.progress import progress
 from dsdm.stages.run import Run
 

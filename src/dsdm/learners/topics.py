@@ -1,6 +1,6 @@
 """What a text is about, by the tokens in it: latent semantic analysis of a sample's texts.
 
-Screening predicts a row by its topics; scores are drawn towards the mean of candidates of about the
+Screening predicts a row by its topics; scores are shrunk towards the mean of candidates about the
 same topics, which k-means puts into groups.
 """
 

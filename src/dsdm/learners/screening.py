@@ -8,23 +8,16 @@ is predicted by the means of what its tokens have in each table and by what it i
 weighted as fits best on rows that the tables were not made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from transformers import PreTrainedModel
 
-from dsdm.data.batches import Rows, Subset
-from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.scoring import Advance, each_slope, finite
-from dsdm.datamodel.topics import NO_TOPICS, Topics, fit_topics, load_arrays
+from dsdm.data.sequences import Rows, Subset
 from dsdm.errors import DataError
-from dsdm.lm.config import Output
-from dsdm.lm.outputs import token_outputs
+from dsdm.learners.topics import NO_TOPICS, Topics, fit_topics, load_arrays
 
 FILE = "tables.npz"
 SHRINKAGE = (1.0, 1.0, 2.0, 4.0)
@@ -90,29 +83,21 @@ def contexts_of(rows: Rows) -> Contexts:
 
 
 def token_slopes(
-    model: PreTrainedModel,
-    direction: Direction,
-    rows: Rows,
-    output: Output,
-    step: float,
-    config: ScoresConfig,
-    advance: Advance = lambda rows: None,
+    rows: Rows, slopes: Iterable[tuple[np.ndarray, Float[np.ndarray, "batch seq"]]]
 ) -> Float[np.ndarray, " tokens"]:
-    """The slope of every counted token's output, in the order of `contexts_of`; as forward scores.
+    """The slope of every counted token's output, in the order of `contexts_of`.
 
-    A row's mean is its score by `score_forward`.
+    A row's mean is its score.
+
+    Args:
+        rows: The rows.
+        slopes: The indices of a batch's rows, and the slopes of the predictions in each, padded.
     """
     found: list[np.ndarray] = [np.zeros(0)] * len(rows.lengths)
-
-    def keep(indices: np.ndarray, slopes: np.ndarray) -> None:
-        for line, index in zip(slopes, indices.tolist(), strict=True):
+    for indices, lines in slopes:
+        for line, index in zip(lines, indices.tolist(), strict=True):
             counted = rows.row(index).is_counted[1:]
             found[index] = line[: len(counted)][counted]
-        advance(len(indices))
-
-    outputs = partial(token_outputs, output=output)
-    each_slope(model, direction, rows, outputs, step, config, keep)
-    finite(np.array([slopes.sum() for slopes in found]), direction.method)
     return np.concatenate(found)
 
 
@@ -215,6 +200,7 @@ def _weights(
     features: Float[np.ndarray, "rows features"], values: Float[np.ndarray, " rows"]
 ) -> Float[np.ndarray, " features_and_one"]:
     """What each feature counts for, and a constant, by ridge regression."""
+    # scikit-learn takes seconds to load.
     from sklearn.linear_model import RidgeCV
 
     mean, spread = features.mean(0), np.maximum(features.std(0), 1e-12)

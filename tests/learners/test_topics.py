@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsdm.datamodel.topics import (
+from dsdm.errors import ArtifactError
+from dsdm.learners.topics import (
     GROUPS,
     NO_TOPICS,
     ROWS_A_TOPIC,
@@ -17,7 +18,6 @@ from dsdm.datamodel.topics import (
     fit_topics,
     load_groups,
 )
-from dsdm.errors import ArtifactError
 
 Texts = list[list[int]]
 

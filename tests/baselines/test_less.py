@@ -1,6 +1,7 @@
 """LESS against the paper's formulas, one example and one checkpoint at a time, in float64."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dsdm.baselines.config import LessConfig
+from dsdm.baselines.less import less
+from dsdm.baselines.question import ProxyCheckpoint, Question
 from dsdm.data.batches import Row
-from dsdm.datamodel.config import DirectionsConfig, ScoresConfig
-from dsdm.datamodel.cosines import AdamSteps, cosine_scores, score_unit
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.estimators import Problem
-from dsdm.datamodel.estimators.less import estimate_less
-from dsdm.datamodel.layers import linear_layers, moved_layers
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.scoring import cosine_scores, unit_scores
 from dsdm.errors import ArtifactError, NumericalError
+from dsdm.learners.lm_layers import linear_layers, moved_layers
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.moments import Moments, load_moments
 from dsdm.lm.schedule import checkpoint_rates, kept_steps
 from dsdm.lm.train import epoch_order, plan_steps, train
-from dsdm.stages.scores_table import Combination
-from tests.conftest import MODELS, ListRows, random_rows, tiny_model
+from tests.conftest import (
+    MODELS,
+    ListRows,
+    learner_of,
+    random_rows,
+    tiny_model,
+    with_unused_layer,
+)
 from tests.oracles import example_gradient
 from tests.tiny_chat import write_chat_experiment
 from tests.tiny_runs import Dsdm
@@ -34,27 +41,50 @@ TASKS = {
     "one": random_rows(3, longest=9, seed=6, answer_start=1),
     "two": random_rows(3, longest=9, seed=3, answer_start=1),
 }
-SCORES = ScoresConfig(batch_tokens=40, precision="float32")
+SETTINGS = LessConfig(batch_tokens=20, precision="float32")
 TRAIN = TrainConfig(batch_tokens=30, lr=0.01, precision="float32", betas=(0.9, 0.999))
 ORDER = epoch_order(np.arange(24), 4.0, seed=0)
 NUM_STEPS = len(plan_steps(POOL.lengths[ORDER], TRAIN.batch_tokens))
 COUNT = 3
 
 
-Checkpoint = tuple[PreTrainedModel, Moments]
-
-
-def checkpoints(name: str, folder: Path) -> list[Checkpoint]:
+def checkpoints(
+    make: Callable[[], PreTrainedModel], folder: Path, rates: list[float]
+) -> list[ProxyCheckpoint]:
     """The models and moments that a real training keeps."""
     folders = {step: folder / str(step) for step in kept_steps(NUM_STEPS, COUNT)}
-    train(tiny_model(name), POOL, ORDER, TRAIN, work=folder / "work", kept=folders)
-    found = []
-    for path in folders.values():
-        model = tiny_model(name)
+    work = folder / "work"
+    train(make(), POOL, ORDER, TRAIN, work=work, kept=folders, keeps_moments=True)
+
+    def load(path: Path) -> PreTrainedModel:
+        model = make()
         missing = model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
         assert missing.unexpected_keys == []
-        found.append((model, load_moments(path)))
-    return found
+        return model
+
+    return [
+        ProxyCheckpoint(partial(load, path), path, rate)
+        for path, rate in zip(folders.values(), rates, strict=True)
+    ]
+
+
+def question(found: list[ProxyCheckpoint], **weights: float) -> Question:
+    count = len(POOL.rows)
+    return Question(
+        texts=lambda: iter(()),
+        targets={},
+        weights=weights or dict.fromkeys(TASKS, 1.0),
+        num_tokens=POOL.lengths,
+        sources=np.zeros(count, np.int32),
+        source_names=("",),
+        rows=POOL,
+        candidate_of_row=np.arange(count),
+        proxies=[],
+        seed=0,
+        fingerprint="",
+        target_rows=TASKS,
+        checkpoints=found,
+    )
 
 
 def loss_gradient(model: PreTrainedModel, row: Row, names: list[str]) -> Tensor:
@@ -75,10 +105,11 @@ def adam_step(gradient: Tensor, moments: Moments, names: list[str]) -> Tensor:
     return m / torch.sqrt(v + 1e-8)
 
 
-def paper_scores(found: list[Checkpoint], rates: list[float]) -> np.ndarray:
-    """max over tasks of sum_i eta_i mean_z cos(grad l(z; theta_i), Gamma(x; theta_i))."""
+def paper_scores(found: list[ProxyCheckpoint]) -> np.ndarray:
+    """For each task sum_i eta_i mean_z cos(grad l(z; theta_i), Gamma(x; theta_i))."""
     scores = np.zeros((len(POOL.rows), len(TASKS)))
-    for (model, moments), rate in zip(found, rates, strict=True):
+    for checkpoint in found:
+        model, moments = checkpoint.load(), load_moments(checkpoint.folder)
         names = [n for layer in moved_layers(model, embeddings=True) for n in layer.parameter_names]
         for x, row in enumerate(POOL.rows):
             step = adam_step(loss_gradient(model, row, names), moments, names)
@@ -89,43 +120,34 @@ def paper_scores(found: list[Checkpoint], rates: list[float]) -> np.ndarray:
                     ).item()
                     for z in task.rows
                 ]
-                scores[x, j] += rate * np.mean(cosines)
-    return scores.max(1)
-
-
-def our_columns(found: list[Checkpoint]) -> dict[str, np.ndarray]:
-    columns = {}
-    for number, (model, moments) in enumerate(found):
-        problem = Problem(model, moved_layers(model, embeddings=True), TASKS, POOL)
-        config = DirectionsConfig(batch_tokens=20)
-        directions = [
-            Direction(tensors, "less", task, "")
-            for task, tensors in estimate_less(problem, config).items()
-        ]
-        values = score_unit(model, directions, POOL, "loglik", SCORES, change=AdamSteps(moments))
-        columns |= {
-            f"less.{number}.{d.target}": v for d, v in zip(directions, values.T, strict=True)
-        }
-    return columns
+                scores[x, j] += checkpoint.weight * np.mean(cosines)
+    return scores
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_scores_are_the_papers_formulas(tmp_path: Path, name: str) -> None:
-    found = checkpoints(name, tmp_path)
     rates = checkpoint_rates(TRAIN, NUM_STEPS, COUNT)
-    expected = paper_scores(found, rates) / sum(rates)
-    combination = Combination(np.array(rates) / sum(rates), dict.fromkeys(TASKS, 1.0))
-    ours = combination.score("less", our_columns(found))
-    np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-11)
+    found = checkpoints(partial(tiny_model, name), tmp_path, [r / sum(rates) for r in rates])
+    expected = paper_scores(found)
+    ours = less(question(found), SETTINGS)
+    # Scores of rows are kept in float32.
+    np.testing.assert_allclose(ours.values, expected.max(1), rtol=1e-6, atol=1e-8)
     # Both tasks are the best for some candidate, or the maximum would not be tested.
-    means = np.stack([combination.mean("less", task, our_columns(found)) for task in TASKS])
-    assert set(means.argmax(0)) == {0, 1}
+    assert set(expected.argmax(1)) == {0, 1}
+    one = less(question(found, one=1.0, two=0.0), SETTINGS)
+    np.testing.assert_allclose(one.values, expected[:, 0], rtol=1e-6, atol=1e-8)
 
 
-def test_a_task_without_weight_is_in_no_maximum() -> None:
-    columns = {"less.0.one": np.array([1.0, 2.0]), "less.0.two": np.array([3.0, 0.0])}
-    combination = Combination(np.ones(1), {"one": 1.0, "two": 0.0})
-    assert combination.score("less", columns).tolist() == [1.0, 2.0]
+def test_a_parameter_without_gradient_changes_no_score(tmp_path: Path) -> None:
+    def make() -> PreTrainedModel:
+        return with_unused_layer(tiny_model())
+
+    weights = [1 / COUNT] * COUNT
+    plain, unused = (
+        less(question(checkpoints(one, tmp_path / name, weights)), SETTINGS).values
+        for name, one in (("plain", tiny_model), ("unused", make))
+    )
+    np.testing.assert_allclose(unused, plain, rtol=1e-6)
 
 
 def test_checkpoints_count_for_the_mean_learning_rate_that_led_to_them() -> None:
@@ -167,8 +189,7 @@ def test_cosines_are_those_of_whole_gradients(
     model: PreTrainedModel, output: Any, batch_tokens: int
 ) -> None:
     directions = [random_direction(model, seed) for seed in (0, 1)]
-    config = ScoresConfig(batch_tokens=batch_tokens, precision="float32")
-    ours = cosine_scores(model, directions, POOL, output, config)
+    ours = cosine_scores(learner_of(model, output, batch_tokens=batch_tokens), directions, POOL)
     for row, values in zip(POOL.rows, ours, strict=True):
         gradient = example_gradient(model, row, output, list(directions[0].tensors))
         for direction, value in zip(directions, values, strict=True):
@@ -179,7 +200,7 @@ def test_cosines_are_those_of_whole_gradients(
 def test_a_row_that_teaches_nothing_scores_nothing() -> None:
     model = tiny_model()
     rows = ListRows([Row(np.arange(5), counted=np.zeros(5, bool)), POOL.rows[0]])
-    scores = score_unit(model, [random_direction(model, 0)], rows, "loglik", SCORES)
+    scores = unit_scores(learner_of(model, "loglik"), [random_direction(model, 0)], rows)
     assert scores[0, 0] == 0
     assert scores[1, 0] != 0
 
@@ -189,20 +210,18 @@ def test_weights_that_are_nan_are_an_error() -> None:
     with torch.no_grad():
         linear_layers(model)[0].modules[0].weight[0, 0] = float("nan")
     with pytest.raises(NumericalError, match="NaN or infinite"):
-        score_unit(model, [random_direction(model, 0)], POOL, "loglik", SCORES)
+        unit_scores(learner_of(model, "loglik"), [random_direction(model, 0)], POOL)
 
 
 def test_less_needs_the_moments(tmp_path: Path, dsdm: Dsdm) -> None:
-    experiment = write_chat_experiment(tmp_path, directions={"estimators": ["less"]})
+    experiment = write_chat_experiment(tmp_path, estimator="less")
     code, _, err = dsdm("run", experiment)
     assert code == 2
     assert "`less` needs Adam's moments: set proxies.moments to true" in err
 
 
 def test_a_check_of_less_is_refused(tmp_path: Path, dsdm: Dsdm) -> None:
-    experiment = write_chat_experiment(
-        tmp_path, directions={"estimators": ["less"]}, proxies={"moments": True}
-    )
+    experiment = write_chat_experiment(tmp_path, estimator="less", proxies={"moments": True})
     code, _, err = dsdm("check", experiment)
     assert code == 2
     assert "no slopes along a direction" in err

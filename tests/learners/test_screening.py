@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dsdm.data.batches import Row, Rows
-from dsdm.datamodel.config import ScoresConfig
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.scoring import score_forward
-from dsdm.datamodel.screening import (
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.scoring import forward_slopes, score_forward
+from dsdm.errors import ArtifactError
+from dsdm.learners.screening import (
     SHRINKAGE,
     Tables,
     contexts_of,
@@ -19,11 +19,9 @@ from dsdm.datamodel.screening import (
     load_tables,
     token_slopes,
 )
-from dsdm.errors import ArtifactError
-from tests.conftest import ListRows, moved_names, random_rows, tiny_model
+from tests.conftest import ListRows, learner_of, moved_names, random_rows, tiny_model
 
 ROWS = random_rows(60, longest=12, seed=3)
-SCORES = ScoresConfig(batch_tokens=50, precision="float32")
 
 
 def labelled(rows: Rows, seed: int = 0) -> np.ndarray:
@@ -136,9 +134,11 @@ def test_the_mean_of_a_rows_token_slopes_is_its_forward_score() -> None:
     }
     direction = Direction(tensors, "m", "mix", "p")
     rows = ListRows([*ROWS.rows, *random_rows(9, longest=12, seed=4, answer_start=3).rows])
-    slopes = token_slopes(model, direction, rows, "loglik", 1e-4, SCORES)
+    learner = learner_of(model, "loglik")
+    lines = forward_slopes(learner, direction, rows, 1e-4, learner.token_outputs)
+    slopes = token_slopes(rows, lines)
     means = contexts_of(rows).means(slopes[:, None])[:, 0]
-    expected = score_forward(model, direction, rows, "loglik", 1e-4, SCORES)
+    expected = score_forward(learner, direction, rows, 1e-4)
     np.testing.assert_allclose(means, expected, rtol=1e-6, atol=1e-9)
 
 

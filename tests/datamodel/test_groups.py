@@ -1,10 +1,10 @@
-"""Scores that are drawn towards the means of groups."""
+"""Scores that are shrunk towards the means of groups, and combined over checkpoints."""
 
 import numpy as np
 import pytest
 
 from dsdm.datamodel.config import ScoresConfig, shrinkage_of
-from dsdm.datamodel.shrinkage import GroupMoments, shrunk
+from dsdm.datamodel.groups import GroupMoments, checkpoint_mean, shrunk
 
 SIZES = (60, 30, 20, 10, 5)
 NUM_GROUPS = 400
@@ -26,7 +26,7 @@ def means_of(group: np.ndarray, scores: np.ndarray, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_drawn_is_nearer_to_the_truth_than_scores_and_means_are(seed: int) -> None:
+def test_what_is_shrunk_is_nearer_to_the_truth_than_scores_and_means_are(seed: int) -> None:
     group, effect, scores = planted(seed)
     means = means_of(group, scores, NUM_GROUPS)
     # The best linear weight: of what differs within a group, 0.25 of 1.25 is true.
@@ -38,7 +38,7 @@ def test_what_is_drawn_is_nearer_to_the_truth_than_scores_and_means_are(seed: in
     assert errors[0.8] == pytest.approx(0.25 * 1 / 1.25, rel=0.15)
 
 
-def test_the_mean_of_a_small_group_is_drawn_as_much_as_the_variances_say() -> None:
+def test_the_mean_of_a_small_group_is_shrunk_as_much_as_the_variances_say() -> None:
     group, _, scores = planted(0)
     means = means_of(group, scores, NUM_GROUPS)
     raw = np.array([scores[group == g].mean() for g in range(NUM_GROUPS)])
@@ -84,7 +84,13 @@ def test_groups_of_one_say_nothing_of_themselves() -> None:
         (ScoresConfig(group_means_from="first", shrinkage=0.3), "ekfac", 0.3),
     ],
 )
-def test_how_far_scores_are_drawn_by_default(
+def test_how_far_scores_are_shrunk_by_default(
     config: ScoresConfig, estimator: str, expected: float
 ) -> None:
     assert shrinkage_of(config, estimator) == expected
+
+
+def test_checkpoints_count_by_their_weights_or_all_the_same() -> None:
+    scores = [np.array([1.0, 2.0]), np.array([3.0, 6.0])]
+    assert checkpoint_mean(scores, np.array([0.25, 0.75])).tolist() == [2.5, 5.0]
+    assert checkpoint_mean(scores, None).tolist() == [2.0, 4.0]

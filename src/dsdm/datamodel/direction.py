@@ -1,4 +1,4 @@
-"""Directions: what an estimator makes, a scorer reads, and the seam between them.
+"""The direction: what an estimator makes, a scorer reads, and the seam between them.
 
 The averaged datamodel of a set of targets gives candidate x the score <u, grad f(x)> for one
 direction u in parameter space. Directions add: a mix of targets is one direction.
@@ -25,31 +25,31 @@ class Direction:
 
     tensors: Mapping[str, Tensor]
     """By name in `named_parameters`."""
-    method: str
-    """The estimator that made it."""
+    estimator: str
+    """What made it."""
     target: str
     """What it serves: a target's name, or `mix`."""
-    proxy: str
+    model: str = ""
     """Fingerprint of the model in whose parameter space it lies."""
 
     def scaled(self, factor: float) -> "Direction":
         """This direction times `factor`."""
         tensors = {name: tensor * factor for name, tensor in self.tensors.items()}
-        return Direction(tensors, self.method, self.target, self.proxy)
+        return Direction(tensors, self.estimator, self.target, self.model)
 
 
 def add_directions(
     directions: Sequence[Direction], weights: Sequence[float], target: str = "mix"
 ) -> Direction:
-    """The weighted sum of directions of one method in one proxy's parameter space."""
+    """The weighted sum of directions of one estimator in one model's parameter space."""
     first = directions[0]
-    if any((d.method, d.proxy) != (first.method, first.proxy) for d in directions):
-        raise ValueError("only directions of one method and one proxy can be added")
+    if any((d.estimator, d.model) != (first.estimator, first.model) for d in directions):
+        raise ValueError("only directions of one estimator and one model can be added")
     tensors: dict[str, Tensor] = {}
     for direction, weight in zip(directions, weights, strict=True):
         for name, tensor in direction.tensors.items():
             tensors[name] = tensors[name] + weight * tensor if name in tensors else weight * tensor
-    return Direction(tensors, first.method, target, first.proxy)
+    return Direction(tensors, first.estimator, target, first.model)
 
 
 def check_direction(direction: Direction) -> None:
@@ -58,14 +58,18 @@ def check_direction(direction: Direction) -> None:
     norm = norms.norm().item()
     if not 0 < norm < float("inf"):
         raise NumericalError(
-            f"direction {direction.method} for {direction.target}: its norm is {norm}. "
+            f"direction {direction.estimator} for {direction.target}: its norm is {norm}. "
             "Use more rows for the curvature or more damping."
         )
 
 
 def save_direction(direction: Direction, path: Path) -> None:
     """Writes the direction as one safetensors file."""
-    about = {"method": direction.method, "target": direction.target, "proxy": direction.proxy}
+    about = {
+        "estimator": direction.estimator,
+        "target": direction.target,
+        "model": direction.model,
+    }
     tensors = {name: tensor.contiguous() for name, tensor in direction.tensors.items()}
     # One entry alone: safetensors writes several in an order that differs from run to run.
     save_file(tensors, path, metadata={ABOUT: json.dumps(about)})
