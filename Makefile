@@ -19,7 +19,7 @@ check: $(DEV_STAMP)
 	$(BIN)/lint-imports
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_results.py

@@ -144,7 +144,8 @@ def _run_options(verb: Verb) -> Verb:
 def _worker_options(verb: Verb) -> Verb:
     """Adds the options of verbs that make artifacts."""
     threads = (
-        "Threads of each; by default the cores are shared out. Another number, other rounding."
+        "Threads of each; by default those that others leave free when the run begins. Another "
+        "number, other rounding."
     )
     on_ray = "Make artifacts on the Ray cluster at this address, `auto`, or `local` to start one."
     options = (
@@ -192,7 +193,7 @@ def run(
     stages.check_stage(until)
     if redo:
         stages.redo(experiment, redo)
-    on = _workers(workers, threads, ray)
+    on = _workers(experiment.folder, workers, threads, ray)
     done = stages.run_experiment(experiment, until=until, workers=on, announce=_announce)
     write_run_report(done.folder)
     for line in summary_lines(RunView(done.folder, done.experiment)):
@@ -227,7 +228,7 @@ def check(
     from dsdm.trust.lines import check_lines
 
     experiment = load_experiment(file, settings)
-    on = _workers(workers, threads, ray)
+    on = _workers(experiment.folder, workers, threads, ray)
     done = stages.run_check(experiment, workers=on, announce=_announce)
     for line in check_lines(load_check(done.folder)):
         print(line)
@@ -338,8 +339,15 @@ def schema(plugins: tuple[str, ...]) -> None:
     print(json.dumps(make_schema(Experiment), indent=2))
 
 
-def _workers(workers: int, threads: int | None, ray: str | None) -> "Workers":
-    """Who makes artifacts, with the bars of libraries off."""
+def _workers(folder: Path, workers: int, threads: int | None, ray: str | None) -> "Workers":
+    """Who makes the artifacts of the run in `folder`, with the bars of libraries off."""
+    from dsdm.threads import choose_threads, thread_environment
+
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    initial = int(given) if given.isdecimal() and int(given) else None
+    threads = choose_threads(folder, threads, initial=initial, workers=workers)
+    # Before torch is loaded, which reads them.
+    os.environ.update(thread_environment(threads))
     from transformers.utils import logging as transformers_logging
 
     from dsdm.stages import Workers
