@@ -331,12 +331,10 @@ def test_the_tokenizer_of_a_gguf_file_is_the_models(base: Path, gguf: Path) -> N
 
 
 def test_copies_of_an_adapted_model_share_its_base(base: Path) -> None:
-    from dsdm.datamodel.directions import Direction
-
     from dsdm.datamodel.scoring import perturbed
 
     model = adapted(base)
-    direction = Direction({n: torch.ones_like(t) for n, t in trainable(model).items()}, "", "", "")
+    direction = {n: torch.ones_like(t) for n, t in trainable(model).items()}
     moved = dict(perturbed(model, direction, 0.5).named_parameters())
     for name, parameter in model.named_parameters():
         assert (moved[name] is parameter) == (not parameter.requires_grad), name

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from dsdm.data.batches import Row
-from dsdm.datamodel.config import DirectionsConfig
+from dsdm.datamodel.estimators import ESTIMATORS
+from dsdm.datamodel.estimators.ekfac import EkfacConfig
+from dsdm.datamodel.estimators.trak import TrakConfig
+from dsdm.learners.lm_layers import moved_layers
 from dsdm.trust.measured import Curvature
 from dsdm.trust.proxies import curvature_of, token_mean, unigram_entropy
 from tests.conftest import ListRows, random_rows, tiny_model
@@ -31,10 +34,12 @@ def test_the_mean_loss_is_over_predicted_tokens() -> None:
 
 def test_the_dimension_is_that_of_what_is_inverted() -> None:
     model = tiny_model()  # two blocks of width 8: 9x24, 9x8, 9x32, 33x8 with their biases
-    config = DirectionsConfig(curvature_rows=50, damping=0.3, projection=16)
-    assert curvature_of(model, "ekfac", config, 1000) == Curvature(50, 33, 0.3)
+    layers = moved_layers(model, embeddings=True)
+    ekfac = EkfacConfig(curvature_rows=50, damping=0.3)
+    assert curvature_of(layers, "ekfac", ekfac, 1000) == Curvature(50, 33, 0.3)
     # And the table of 23 tokens, whose vocabulary only TRAK projects.
     projected = 2 * (9 * 16 + 9 * 8 + 9 * 16 + 16 * 8) + 16 * 8
-    assert curvature_of(model, "trak", config, 40) == Curvature(40, projected, 0.3)
+    trak = TrakConfig(curvature_rows=50, damping=0.3, projection=16)
+    assert curvature_of(layers, "trak", trak, 40) == Curvature(40, projected, 0.3)
     for without in ("gradient", "metagradient"):
-        assert curvature_of(model, without, config, 1000) is None
+        assert curvature_of(layers, without, ESTIMATORS[without].settings(), 1000) is None
