@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from dsdm.data.examples import Examples, Shard
-from dsdm.datamodel.columns import ScoreColumn, append_columns, score_columns
+from dsdm.datamodel.columns import ScoreColumn, append_columns, score_columns, score_field
 from dsdm.datamodel.config import MIX
 from dsdm.datamodel.groups import (
     CheckpointWeights,
@@ -196,7 +196,7 @@ def _with_shrunk(
         key, other = _Shrunk(column), means.get(_Shrunk(column, gives_means=True))
         values = shrunk(found[key], group, means[key], shrinkage.of(column), other)
         number = table.column_names.index(str(column))
-        field = table.schema.field(number)
+        field = score_field(column, pa.float32())
         table = table.set_column(number, field, pa.array(values.astype(np.float32)))
     return table
 
