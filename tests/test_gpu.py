@@ -8,17 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.layers import linear_layers
 
 from dsdm.data.batches import collate
-from dsdm.datamodel.config import ScoresConfig
+from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.gradients import mean_gradient
 from dsdm.datamodel.scoring import exact_scores, score_backward, score_forward
 from dsdm.experiment import Experiment, load_experiment
+from dsdm.learners.lm_layers import linear_layers
 from dsdm.lm.outputs import summed_loglik, token_outputs
 from dsdm.stages import run_experiment
-from tests.conftest import random_rows, tiny_model
+from tests.conftest import learner_of, random_rows, tiny_model
 from tests.tiny_runs import write_data, write_experiment
 
 pytestmark = pytest.mark.gpu
@@ -50,12 +49,12 @@ def test_outputs_are_those_of_the_cpu() -> None:
 def test_scorers_agree_on_the_gpu() -> None:
     model, rows = tiny_model().to("cuda").float(), random_rows(9)
     names = [name for layer in linear_layers(model) for name in layer.parameter_names]
-    gradient = mean_gradient(model, random_rows(4, seed=5), "loglik", names, batch_tokens=50)
+    learner = learner_of(model, "loglik")
+    gradient = mean_gradient(learner, random_rows(4, seed=5), names)
     direction = Direction(gradient, "gradient", "mix", "p")
-    config = ScoresConfig(**SINGLE, batch_tokens=50)
-    exact = exact_scores(model, direction, rows, "loglik", 50)
-    backward = score_backward(model, [direction], rows, "loglik", config)[:, 0]
-    forward = score_forward(model, direction, rows, "loglik", 1e-2, config)
+    exact = exact_scores(learner, direction, rows)
+    backward = score_backward(learner, [direction], rows)[:, 0]
+    forward = score_forward(learner, direction, rows, 1e-2)
     np.testing.assert_allclose(backward, exact, rtol=1e-3, atol=1e-5 * np.abs(exact).max())
     assert np.corrcoef(forward, exact)[0, 1] > 0.999
 

@@ -1,19 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from dsdm.datamodel.directions import Direction
-from dsdm.datamodel.layers import moved_layers
 
-from dsdm.datamodel.config import DirectionsConfig
-from dsdm.datamodel.estimators import ESTIMATORS, Problem
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.estimators import ESTIMATORS
+from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.errors import DataError
 from dsdm.trust.halves import agreement_of_halves, half_directions, split_halves, whole_target
-from tests.conftest import random_rows, tiny_model
+from tests.conftest import learner_of, random_rows, tiny_model
 
 TARGETS = {"a": random_rows(7, seed=1), "b": random_rows(4, seed=2)}
 SAMPLE, POOL = random_rows(12, seed=3), random_rows(6, seed=4)
-CONFIG = DirectionsConfig(batch_tokens=64)
 
 
 def test_halves_share_nothing_and_are_everything() -> None:
@@ -29,24 +27,23 @@ def test_one_example_has_no_halves() -> None:
 
 @pytest.mark.parametrize("method", ["ekfac", "gradient"])
 def test_halves_add_up_to_the_scores_for_the_whole_target(method: str) -> None:
-    model = tiny_model()
+    learner, estimator = learner_of(tiny_model()), ESTIMATORS[method]
     halves = {name: split_halves(rows, seed=0) for name, rows in TARGETS.items()}
-    found = half_directions(model, method, CONFIG, halves, SAMPLE)
+    inputs = EstimatorInputs(learner, TARGETS, POOL, sample=SAMPLE)
+    found = half_directions(inputs, method, estimator.settings(), halves)
     first, second = (
-        {name: exact_scores(model, pair[i], POOL, "margin", 64) for name, pair in found.items()}
-        for i in (0, 1)
+        {name: exact_scores(learner, pair[i], POOL) for name, pair in found.items()} for i in (0, 1)
     )
     counts = {name: [len(half.indices) for half in pair] for name, pair in halves.items()}
-    problem = Problem(model, moved_layers(model, embeddings=True), TARGETS, SAMPLE)
-    for name, tensors in ESTIMATORS[method](problem, CONFIG).items():
-        whole = exact_scores(model, Direction(tensors, method, name, ""), POOL, "margin", 64)
+    for name, tensors in estimator.estimate(inputs, estimator.settings()).items():
+        whole = exact_scores(learner, Direction(tensors, method, name), POOL)
         np.testing.assert_allclose(whole_target(first, second, counts)[name], whole, rtol=1e-6)
 
 
 def test_halves_are_found_under_one_curvature() -> None:
-    model = tiny_model()
-    rows = TARGETS["a"]
-    found = half_directions(model, "ekfac", CONFIG, {"a": (rows, rows)}, SAMPLE)["a"]
+    rows, settings = TARGETS["a"], ESTIMATORS["ekfac"].settings()
+    inputs = EstimatorInputs(learner_of(tiny_model()), TARGETS, POOL, sample=SAMPLE)
+    found = half_directions(inputs, "ekfac", settings, {"a": (rows, rows)})["a"]
     for name, tensor in found[0].tensors.items():
         torch.testing.assert_close(tensor, found[1].tensors[name])
 

@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from dsdm.datamodel.layers import moved_layers
 from transformers import PreTrainedModel
 
-from dsdm.datamodel.config import ScoresConfig
+from dsdm.learners.lm_layers import moved_layers
 from dsdm.trust.norms import gradient_norms
-from tests.conftest import moved_names, random_rows
+from tests.conftest import learner_of, moved_names, random_rows
 from tests.oracles import example_gradient
-
-CONFIG = ScoresConfig(precision="float32", batch_tokens=24)
 
 
 def flat_gradient(model: PreTrainedModel, row) -> tuple[list[str], torch.Tensor]:
@@ -26,5 +23,5 @@ def test_norms_are_those_of_the_whole_gradient(model: PreTrainedModel, longest: 
     rows = random_rows(6, longest)
     expected = [float(flat_gradient(model, row)[1].norm()) for row in rows.rows]
     layers = moved_layers(model, embeddings=True)
-    found = gradient_norms(model, layers, rows, "loglik", CONFIG)
+    found = gradient_norms(learner_of(model, "loglik"), layers, rows)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
