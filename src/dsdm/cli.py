@@ -255,7 +255,7 @@ def status(file: Path, settings: Settings) -> None:
     epilog="Settings of `selection` may be given too, such as --source_cap 0.2. "
     "Without a budget it is the run's own.",
 )
-@click.argument("tables", type=PATH, nargs=-1, required=True, metavar="RUN")
+@click.argument("tables", type=PATH, nargs=-1, required=True, metavar="RUN [DIR]...")
 @OUT
 @click.option("--tokens", metavar="N", help="Budget in tokens, such as 1.5M.")
 @click.option("--candidates", metavar="N", help="Budget in documents or rows.")
@@ -270,20 +270,36 @@ def select(
     format: str | None,
     **budget: str | None,
 ) -> None:
-    """Select again from the scores of a finished RUN."""
+    """Select again from the scores of a RUN, and of files scored after it: RUN DIR ..."""
     from dsdm.stages.reselect import reselect
 
-    if len(tables) > 1:
-        raise click.UsageError("Give one run.")
-    (folder,) = tables
     overrides = [
         (f"selection.{name.removeprefix('selection.')}", value) for name, value in settings
     ]
     named = {f"selection.{name}": value for name, value in budget.items()}
     named |= {"estimator": estimator, "export.format": format}
     overrides += [(name, value) for name, value in named.items() if value is not None]
-    is_run = (folder / "experiment.yaml").exists()
-    print(reselect(folder / "scores" if is_run else folder, overrides, out))
+    print(reselect(tables, overrides, out))
+
+
+@dsdm.command()
+@RUN
+@click.argument("files", nargs=-1, required=True)
+@OUT
+@_worker_options
+def score(
+    run: Path,
+    files: tuple[str, ...],
+    out: Path,
+    workers: int,
+    threads: int | None,
+    ray: str | None,
+) -> None:
+    """Score FILES that came after a finished RUN, by what it has learned."""
+    from dsdm.stages.later import score_later
+
+    on = _workers(run, workers, threads, ray)
+    print(score_later(run, files, out, workers=on, announce=_announce))
 
 
 @dsdm.command()

@@ -159,13 +159,14 @@ class Graph:
     run: Any
     """What stages plan by and makers read: the run's settings, folders and finished artifacts."""
     stages: Mapping[str, StageLister]
-    _listed: dict[str, list[Artifact]] = field(default_factory=dict)
+    listed: dict[str, list[Artifact]] = field(default_factory=dict)
+    """Stages that were listed, or that another run has finished for this one."""
 
     def __getitem__(self, stage: str) -> list[Artifact]:
         """The artifacts of a stage."""
-        if stage not in self._listed:
-            self._listed[stage] = list(self.stages[stage](self))
-        return self._listed[stage]
+        if stage not in self.listed:
+            self.listed[stage] = list(self.stages[stage](self))
+        return self.listed[stage]
 
     def until(self, last: str | None) -> list[str]:
         """Names of the stages up to and with the last.

@@ -84,9 +84,9 @@ def test_an_outsiders_section_is_read_compared_and_fingerprinted(toy: None) -> N
 
 @pytest.mark.parametrize("name", ["two words", "seed"])
 def test_a_name_that_can_be_no_section_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        estimator(name, settings=ToyConfig, help="for a test")(lambda inputs, settings: {})
-        try:
+    estimator(name, settings=ToyConfig, help="for a test")(lambda inputs, settings: {})
+    try:
+        with pytest.raises(ValueError, match=name):
             directions_config()
-        finally:
-            del ESTIMATORS._found[name]
+    finally:
+        del ESTIMATORS._found[name]

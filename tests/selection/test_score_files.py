@@ -61,7 +61,7 @@ def test_the_chosen_lines_of_two_files_are_written_one_after_the_other(
     is_chosen[[3, 499, 500, 999]] = True
     out = tmp_path / "out.parquet"
     write_chosen([scores_file, scores_file], ["candidate"], "ekfac", is_chosen, out)
-    assert pq.read_table(out)["candidate"].to_pylist() == [3, 499, 0, 499]
+    assert pq.read_table(out)["candidate"].to_pylist() == [3, 499, 500, 999]
 
 
 def test_groups_without_a_chosen_line_are_passed_over(scores_file: Path, tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ class GroupMoments:
         self._sums += np.bincount(group, values, size)
         self._squares += np.bincount(group, values**2, size)
 
+    def mean(self) -> float:
+        """The mean of all scores that were seen; 0 of none."""
+        return float(self._sums.sum() / max(1.0, self._counts.sum()))
+
     def means(self) -> Float[np.ndarray, " groups"]:
         """What the scores of each group are shrunk towards; 0 of a group that was not seen."""
         seen = self._counts > 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dsdm.errors import ArtifactError
@@ -72,6 +73,8 @@ def write_chosen(
 ) -> None:
     """Writes the chosen lines of a scores file, or of several as of one, to `out`.
 
+    In the column `candidate` later files go on counting where those before them end.
+
     Args:
         paths: The files, in order, all with the same types of columns.
         columns: Those that are copied.
@@ -90,13 +93,17 @@ def write_chosen(
         for path in paths:
             end = first + _num_lines(path)
             groups, kept = _groups_with_chosen(path, is_chosen[first:end])
-            first = end
             line = 0
             for batch in _batches(path, [*columns, method], groups):
                 lines = batch.filter(pa.array(kept[line : line + len(batch)]))
                 line += len(batch)
                 table = pa.Table.from_batches([lines]).rename_columns(writer.schema.names)
+                if first and "candidate" in columns:
+                    number = columns.index("candidate")
+                    counted = pc.add(table["candidate"], first)
+                    table = table.set_column(number, "candidate", counted)
                 writer.write_table(table.cast(writer.schema))
+            first = end
 
 
 def _num_lines(path: Path) -> int:

@@ -5,7 +5,7 @@ name in `making` makes them.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -87,7 +87,7 @@ def run_experiment(
     graph = Graph(run_of(experiment), STAGES)
     stages = [stage for stage in graph.until(until) if stage != ON_REQUEST or until == ON_REQUEST]
     with alone_in(experiment.folder), executor(workers) as submit:
-        _make(graph, stages, submit, announce)
+        make_stages(graph, stages, submit, announce)
     run: Run = graph.run
     return run
 
@@ -113,7 +113,7 @@ def run_check(
     run: Run = graph.run
     with alone_in(experiment.folder), executor(workers) as submit:
         try:
-            _make(graph, graph.until("check"), submit, announce, described=experiment)
+            make_stages(graph, graph.until("check"), submit, announce, described=experiment)
         except NumericalError as error:
             make_here("check", [[failure(run, str(error))]])
     return run
@@ -172,9 +172,9 @@ def _require_slopes(experiment: Experiment) -> None:
         )
 
 
-def _make(
+def make_stages(
     graph: Graph,
-    stages: list[str],
+    stages: Sequence[str],
     submit: Submit,
     announce: Announce,
     described: Experiment | None = None,
@@ -203,7 +203,7 @@ def _make(
         record_experiment(described, path)
 
 
-def _require_files(graph: Graph, stages: list[str]) -> None:
+def _require_files(graph: Graph, stages: Sequence[str]) -> None:
     """Raises ArtifactError where a pool file is gone that is still to be packed or exported."""
     run: Run = graph.run
     if not run.pool.gone:
@@ -215,7 +215,7 @@ def _require_files(graph: Graph, stages: list[str]) -> None:
         and experiment.export.format in ("parquet", "jsonl")
         and load_manifest(run.folder / "dataset") is None
     )
-    if exports_documents or any(one.state()[0] != "done" for one in Graph(run, STAGES)["examples"]):
+    if exports_documents or any(one.state()[0] != "done" for one in graph["examples"]):
         raise ArtifactError(
             f"{run.pool.gone[0]}: is part of the pool that this run began with, is still needed, "
             "and is gone. Put it back, or start over with --redo examples."
@@ -237,6 +237,7 @@ __all__ = [
     "Status",
     "Workers",
     "check_stage",
+    "make_stages",
     "redo",
     "run_check",
     "run_experiment",

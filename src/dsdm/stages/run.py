@@ -58,6 +58,11 @@ class Run:
         """Holds the stages that replicates have of their own."""
         return self.experiment.folder
 
+    @property
+    def is_later(self) -> bool:
+        """Whether these are files that are scored after the run, by what the run has learned."""
+        return self.packed[0] != self.shared
+
     def __reduce__(self) -> tuple[object, ...]:
         """Sent to a worker without what is loaded; the worker opens each run once."""
         encoded = msgspec.json.encode(self.experiment)

@@ -84,13 +84,18 @@ def screening(graph: Graph) -> Iterator[Artifact]:
             )
 
 
-def scores(graph: Graph) -> Iterator[Artifact]:
-    """For each estimator one file of scores a piece, and all of them in one table."""
+def scores(graph: Graph, means: dict[str, str] | None = None) -> Iterator[Artifact]:
+    """For each estimator one file of scores a piece, and all of them in one table.
+
+    Args:
+        graph: The run's.
+        means: What gives the means of groups, as an input of the table; None: its own scores.
+    """
     for run in graph.run.replicates:
         parts = list(_pieces(graph, run))
         yield from parts
         if parts:
-            yield _merged(graph, run, parts)
+            yield _merged(graph, run, parts, means or {})
 
 
 def merged_of(graph: Graph, run: Run) -> Artifact:
@@ -128,8 +133,8 @@ def _pieces(graph: Graph, run: Run) -> Iterator[Artifact]:
             )
 
 
-def _merged(graph: Graph, run: Run, parts: list[Artifact]) -> Artifact:
-    inputs = fingerprints([*parts, *graph["topics"]])
+def _merged(graph: Graph, run: Run, parts: list[Artifact], means: dict[str, str]) -> Artifact:
+    inputs = fingerprints([*parts, *graph["topics"]]) | means
     # Scores are shrunk in seconds, so by how much decides the table and not the pieces.
     by_estimator = shrinkages(run)
     inputs["shrinkage"] = str(by_estimator)

@@ -1,8 +1,9 @@
 """The scores file: one line a candidate, with where it is from and every column of scores."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
+from dsdm.artifacts import write_json
 from dsdm.data.examples import Examples, Shard
 from dsdm.datamodel.columns import ScoreColumn, append_columns, score_columns, score_field
 from dsdm.datamodel.config import MIX
@@ -25,6 +27,8 @@ from dsdm.errors import ArtifactError
 from dsdm.selection.score_files import storage
 
 SCORES = "scores.parquet"
+MEANS = "group_means.json"
+"""File beside a table: what its columns are shrunk towards in each group."""
 PROVENANCE = ("candidate", "id", "source", "file", "file_row", "num_tokens")
 Weights = Float[np.ndarray, " checkpoints"] | None
 """What each checkpoint counts for in a combined score, together 1; None: all the same."""
@@ -132,7 +136,10 @@ class Shrinkage:
 
 
 def merge_scores(
-    shards: Sequence[Sequence[Path]], path: Path, shrinkage: Shrinkage | None = None
+    shards: Sequence[Sequence[Path]],
+    path: Path,
+    shrinkage: Shrinkage | None = None,
+    means_from: Path | None = None,
 ) -> int:
     """Writes all score files as one, streaming; returns the number of lines.
 
@@ -140,12 +147,19 @@ def merge_scores(
         shards: For each shard in order, the folder of each estimator.
         path: The Parquet file to write.
         shrinkage: How far scores are shrunk towards the means of their groups; None: not at all.
+        means_from: The folder of a table that this wrote, whose means are taken; None: those of
+            these scores, which are written beside the table.
     """
 
     def tables() -> Iterator[pa.Table]:
         # Nothing was scored of a shard without candidates, so its file has no scores.
         return (table for folders in shards for table in _read_beside(folders) if len(table))
 
+    if means_from is not None:
+        if shrinkage is None or not (means_from / MEANS).exists():
+            return _write_tables(tables(), path)
+        found = _load_means(means_from / MEANS)
+        return _write_tables((_with_shrunk(table, shrinkage, found) for table in tables()), path)
     # Shrunk to one point, candidates keep their order: then they keep their scores.
     if shrinkage is None or not (shrinkage.group.any() or shrinkage.weights):
         return _write_tables(tables(), path)
@@ -159,6 +173,7 @@ def merge_scores(
                 seen = moments.setdefault(key, GroupMoments(size))
                 seen.add(group[is_counted], values[is_counted])
     means = {key: seen.means() for key, seen in moments.items()}
+    _save_means(means, moments, path.with_name(MEANS))
     return _write_tables((_with_shrunk(table, shrinkage, means) for table in tables()), path)
 
 
@@ -168,6 +183,28 @@ class _Shrunk:
 
     column: ScoreColumn
     gives_means: bool = False
+
+
+def _save_means(
+    means: Mapping[_Shrunk, np.ndarray], moments: Mapping[_Shrunk, GroupMoments], path: Path
+) -> None:
+    """Writes the means of groups, and behind them the mean of all, for groups not among them."""
+    content = [
+        {
+            "column": asdict(key.column),
+            "gives_means": key.gives_means,
+            "means": [*means[key].tolist(), moments[key].mean()],
+        }
+        for key in means
+    ]
+    write_json(path, content)
+
+
+def _load_means(path: Path) -> dict[_Shrunk, np.ndarray]:
+    return {
+        _Shrunk(ScoreColumn(**one["column"]), one["gives_means"]): np.array(one["means"])
+        for one in json.loads(path.read_text(encoding="utf-8"))
+    }
 
 
 def _to_shrink(table: pa.Table, shrinkage: Shrinkage) -> dict[_Shrunk, np.ndarray]:
@@ -191,8 +228,9 @@ def _split(
 def _with_shrunk(
     table: pa.Table, shrinkage: Shrinkage, means: Mapping[_Shrunk, Float[np.ndarray, " groups"]]
 ) -> pa.Table:
-    group, found = shrinkage.group[table["candidate"].to_numpy()], _to_shrink(table, shrinkage)
+    groups, found = shrinkage.group[table["candidate"].to_numpy()], _to_shrink(table, shrinkage)
     for column in filter(shrinkage.of, score_columns(table.schema)):
+        group = np.minimum(groups, len(means[_Shrunk(column)]) - 1)
         key, other = _Shrunk(column), means.get(_Shrunk(column, gives_means=True))
         values = shrunk(found[key], group, means[key], shrinkage.of(column), other)
         number = table.column_names.index(str(column))

@@ -22,6 +22,13 @@ def topics(graph: Graph) -> Iterator[Artifact]:
     folder = run.shared / "topics" / GROUPS
     groups = Artifact("topics", folder, {}, pool, f"{MAKING}:fit_groups", run, key=GROUPS)
     yield groups
+    yield from sorted_pieces(graph, groups)
+
+
+def sorted_pieces(graph: Graph, groups: Artifact) -> Iterator[Artifact]:
+    """For each piece the group of each candidate."""
+    run: Run = graph.run
+    pool = fingerprints(graph["duplicates"])
     for number, piece in enumerate(run.pool.pieces):
         yield Artifact(
             "topics",

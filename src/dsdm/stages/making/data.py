@@ -61,7 +61,7 @@ def merge_duplicates(run: Run, draft: Draft) -> None:
     """Finds the documents that are copies of earlier ones, in this pool or the run's own."""
     pieces = run.pool.pieces
     against = []
-    if run.packed[0] != run.shared:
+    if run.is_later:
         own = read_pool(run.experiment.pool, run.shared, reads_files=False)
         folders = [piece.examples for piece in own.pieces]
         against = [(folders, duplicates.load_duplicates(run.shared / "duplicates"))]

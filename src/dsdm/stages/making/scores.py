@@ -140,8 +140,10 @@ def merge(run: Run, draft: Draft) -> None:
         [folder / estimator / piece.folder for estimator in run.experiment.estimators]
         for piece in run.pool.pieces
     ]
+    # Files that are scored after the run are shrunk to the means of the run's candidates.
+    means_from = run.shared / "scores" / MERGED if run.is_later else None
     path = draft.path / SCORES
-    draft.counts["candidates"] = merge_scores(shards, path, shrinkage_of_run(run))
+    draft.counts["candidates"] = merge_scores(shards, path, shrinkage_of_run(run), means_from)
 
 
 def merged_table(run: Run) -> Path:
@@ -235,7 +237,7 @@ def _screened_columns(
     predicted = load_tables(folder).predict(shard).astype(np.float32)
     here = slice(*np.searchsorted(sample.rows, [shard.first_row, shard.first_row + shard.num_rows]))
     known = sample.rows[here] - shard.first_row
-    if run.packed[0] != run.shared:  # the sample is of the run's own pool
+    if run.is_later:  # the sample is of the run's own pool
         here, known = slice(0, 0), known[:0]
     is_wanted = _above(run, shard, _combined(run, estimator, predicted), sample.cut)
     is_wanted[known] = False

@@ -22,6 +22,7 @@ from dsdm.selection.score_files import load_scores, write_chosen
 from dsdm.stages.baselines import baseline_folder
 from dsdm.stages.making.scores import checkpoint_weights, merged_table, shrinkage_of_run
 from dsdm.stages.run import Run
+from dsdm.stages.scores import MERGED
 from dsdm.stages.scores_table import PROVENANCE, SCORES, shrunk_for_target
 from dsdm.stages.selection import SELECTION
 
@@ -73,12 +74,13 @@ def near_duplicates(run: Run, config: SelectionConfig) -> Callable[[int], bool] 
 def write_selection(run: Run, draft: Draft, config: SelectionConfig) -> None:
     """Writes the candidates that are kept, with their scores."""
     estimator = run.experiment.selecting_estimator
-    path = scores_path(run, estimator)
+    others = [root / "scores" / MERGED / SCORES for root in run.packed[1:]]
+    paths = [scores_path(run, estimator), *others]
     is_ruled = config.source_cap is not None or bool(config.source_floor)
-    scores = load_scores([path], estimator, with_sources=is_ruled)
+    scores = load_scores(paths, estimator, with_sources=is_ruled)
     guard = near_duplicates(run, config)
     is_chosen = choose(scores, config, refused=run.dropped, is_refused=guard)
-    write_chosen([path], PROVENANCE, estimator, is_chosen, draft.path / SELECTION)
+    write_chosen(paths, PROVENANCE, estimator, is_chosen, draft.path / SELECTION)
     draft.counts.update(
         candidates=int(is_chosen.sum()),
         tokens=int(scores.num_tokens.sum(dtype=np.int64, where=is_chosen)),
