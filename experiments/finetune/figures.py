@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from record import figure, write_figures
 
 from dsdm.data.examples import counted_lengths
-from dsdm.evaluation.agreement import rank_correlations
 from dsdm.evaluation.comparison import ALL_TARGETS, compare_losses
+from dsdm.evaluation.correlations import rank_correlations
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.reporting.measured import compared_costs, load_losses
 

@@ -13,7 +13,6 @@ from dsdm import experiment as dsdm_experiment
 from dsdm.datamodel.columns import ScoreColumn, append_columns
 from dsdm.datamodel.config import ScreeningConfig
 from dsdm.errors import ArtifactError
-from dsdm.evaluation.intervals import share_interval
 from dsdm.experiment import load_experiment
 from dsdm.stages.scores_table import PROVENANCE, SCORES, merge_scores
 from tests.tiny_runs import Dsdm, write_data, write_experiment
@@ -194,15 +193,3 @@ def test_a_share_must_leave_something_to_choose(tmp_path: Path, dsdm: Dsdm) -> N
     code, _, err = dsdm("run", experiment)
     assert code == 2
     assert "`share` must be above `sample`" in err
-
-
-def test_wilsons_interval() -> None:
-    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
-    for found, total, low, high in (
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ):
-        interval = share_interval(found, total)
-        assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)

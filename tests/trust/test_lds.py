@@ -8,6 +8,7 @@ from scipy import stats
 
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.comparison import ALL_TARGETS
+from dsdm.evaluation.correlations import resample_counts
 from dsdm.trust.bank import Bank, load_bank, write_bank
 from dsdm.trust.lds import (
     CEILING,
@@ -16,8 +17,6 @@ from dsdm.trust.lds import (
     noise_ceiling,
     predicted_utilities,
     random_board,
-    resample_counts,
-    resampled_rank_correlations,
 )
 
 NUM_CANDIDATES, NUM_SUBSETS = 60, 80
@@ -68,26 +67,11 @@ def literal_lds(bank: Bank, kind: str, scores, target: str, drawn) -> float:
     return literal_spearman(np.round(predicted, 9), actual)
 
 
-@pytest.mark.parametrize("levels", [1000, 4])
-def test_resampled_correlations_are_spearmans_of_the_resample(levels):
-    rng = np.random.default_rng(0)
-    first, second = rng.integers(levels, size=(2, 12)).astype(np.float64)
-    counts = resample_counts(12, 30, seed=1)
-    assert (counts.sum(axis=1) == 12).all()
-    found = resampled_rank_correlations(first, second, counts)
-    for value, count in zip(found, counts, strict=True):
-        x, y = np.repeat(first, count), np.repeat(second, count)
-        assert value == pytest.approx(literal_spearman(x, y))
-        assert value == pytest.approx(stats.spearmanr(x, y).statistic)
-
-
-def test_the_first_sample_is_the_data_itself():
-    assert resample_counts(5, 3, seed=0)[0].tolist() == [1] * 5
-
-
 def test_what_is_constant_predicts_nothing():
-    counts = resample_counts(6, 5, seed=0)
-    assert not resampled_rank_correlations(np.ones(6), np.arange(6.0), counts).any()
+    bank, _ = simulated_bank(1.0)
+    constant = dict.fromkeys(("first", "second"), np.ones(NUM_CANDIDATES))
+    board = lds_board(bank, {"constant": constant}, replicates=5)
+    assert not board.samples["constant", "half", "first"].any()
 
 
 def test_the_board_is_the_definition_resample_by_resample():

@@ -11,13 +11,12 @@ factor of two apart by less than 2% for exponents up to 0.3, and less than 4% up
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from dsdm.evaluation.intervals import CONFIDENCE, REPLICATES, t_quantile
+from dsdm.evaluation.intervals import CONFIDENCE, REPLICATES
 
 Bound = Literal["", "at least", "at most"]
 SeedLosses = Mapping[int, float]
@@ -126,24 +125,15 @@ def monotone_losses(
 ) -> Float[np.ndarray, "curves budgets"]:
     """The closest losses, in weighted least squares, that never rise from a budget to the next.
 
-    What pool-adjacent-violators finds, written as the extreme means over runs of neighbours
-    (Robertson, Wright and Dykstra, *Order Restricted Statistical Inference*, 1988, theorem 1.4.4),
-    which does many curves at once.
-
     Args:
         losses: Mean losses of each curve, by rising compute.
         weights: Seeds behind each budget's mean, above 0.
     """
-    count = losses.shape[1]
-    fitted = np.full_like(losses, np.inf)
-    for first in range(count):
-        # The highest mean over first..last for any last from here on.
-        highest = np.full(len(losses), -np.inf)
-        for last in reversed(range(first, count)):
-            run = slice(first, last + 1)
-            mean = losses[:, run] @ weights[run] / weights[run].sum()
-            highest = np.maximum(highest, mean)
-            fitted[:, last] = np.minimum(fitted[:, last], highest)
+    from scipy.optimize import isotonic_regression  # takes seconds to import
+
+    fitted = losses.copy()
+    for i in np.flatnonzero((np.diff(losses) > 0).any(axis=1)):
+        fitted[i] = isotonic_regression(losses[i], weights=weights, increasing=False).x
     return fitted
 
 
@@ -194,6 +184,8 @@ def _resampled_means(
 
 
 def _stretch(num_seeds: int, confidence: float) -> float:
+    from scipy.special import ndtri, stdtrit
+
     probability = 0.5 + confidence / 2
-    wider = t_quantile(probability, num_seeds - 1) / NormalDist().inv_cdf(probability)
+    wider = float(stdtrit(num_seeds - 1, probability) / ndtri(probability))
     return wider * math.sqrt(num_seeds / (num_seeds - 1))

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dsdm.evaluation.comparison import ALL_TARGETS
+from dsdm.evaluation.correlations import resample_counts, resampled_rank_correlations
 from dsdm.evaluation.intervals import CONFIDENCE, REPLICATES, Interval, bootstrap_interval
 from dsdm.trust.bank import Bank
 
@@ -138,29 +139,6 @@ def predicted_utilities(
     return np.asarray(sums / (bank.inclusion @ bank.tokens))
 
 
-def resample_counts(
-    num_subsets: int, replicates: int, seed: int
-) -> Int[np.ndarray, "samples subsets"]:
-    """How often each subset is in each sample: once in the first, then as a bootstrap draws it."""
-    shares = np.full(num_subsets, 1 / num_subsets)
-    drawn = np.random.default_rng(seed).multinomial(num_subsets, shares, size=replicates)
-    return np.concatenate([np.ones((1, num_subsets), np.int64), drawn])
-
-
-def resampled_rank_correlations(
-    first: Float[np.ndarray, " subsets"],
-    second: Float[np.ndarray, " subsets"],
-    counts: Int[np.ndarray, "samples subsets"],
-) -> Float[np.ndarray, " samples"]:
-    """Spearman's correlation in each sample; 0 where one of the two is constant in it."""
-    # Every sample has as many members, so the mean rank is the same in all.
-    middle = (int(counts[0].sum()) + 1) / 2
-    x, y = _resampled_ranks(first, counts) - middle, _resampled_ranks(second, counts) - middle
-    products = (counts * x * y).sum(axis=1)
-    scale = np.sqrt((counts * x**2).sum(axis=1) * (counts * y**2).sum(axis=1))
-    return np.asarray(np.divide(products, scale, out=np.zeros(len(counts)), where=scale > 0))
-
-
 def noise_ceiling(
     correlations: Float[np.ndarray, " samples"], num_seeds: int
 ) -> Float[np.ndarray, " samples"]:
@@ -180,7 +158,7 @@ def _lds(
     found = {}
     for target, losses in bank.losses.items():
         predicted = predicted_utilities(bank, scores[target])
-        found[target] = resampled_rank_correlations(predicted, -losses.mean(axis=1), counts)
+        found[target] = _correlations(predicted, -losses.mean(axis=1), counts)
     return _with_mean(found)
 
 
@@ -191,7 +169,7 @@ def _ceilings(
     found = {}
     for target, losses in bank.losses.items():
         pairs = [
-            resampled_rank_correlations(first, second, counts)
+            _correlations(first, second, counts)
             for first, second in itertools.combinations(losses.T, 2)
         ]
         if pairs:
@@ -199,22 +177,19 @@ def _ceilings(
     return _with_mean(found) if found else {}
 
 
+def _correlations(
+    first: Float[np.ndarray, " subsets"],
+    second: Float[np.ndarray, " subsets"],
+    counts: Int[np.ndarray, "samples subsets"],
+) -> Float[np.ndarray, " samples"]:
+    """Spearman's correlation in each sample; what is constant predicts nothing and counts as 0."""
+    return np.nan_to_num(resampled_rank_correlations(first, second, counts), nan=0.0)
+
+
 def _with_mean(
     found: dict[str, Float[np.ndarray, " samples"]],
 ) -> dict[str, Float[np.ndarray, " samples"]]:
     return found | {ALL_TARGETS: np.mean(list(found.values()), axis=0)}
-
-
-def _resampled_ranks(
-    values: Float[np.ndarray, " subsets"], counts: Int[np.ndarray, "samples subsets"]
-) -> Float[np.ndarray, "samples subsets"]:
-    """The rank of each subset in each sample, from 1; equal ones share their mean rank."""
-    distinct, group = np.unique(values, return_inverse=True)
-    members = np.zeros((len(counts), len(distinct)))
-    for subset, number in enumerate(group):
-        members[:, number] += counts[:, subset]
-    ranks = members.cumsum(axis=1) - (members - 1) / 2
-    return np.asarray(ranks[:, group])
 
 
 def _interval(samples: Float[np.ndarray, " samples"]) -> Interval:

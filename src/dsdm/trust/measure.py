@@ -6,10 +6,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from dsdm.datamodel.config import MIX
+from dsdm.evaluation.correlations import spearman
 from dsdm.evaluation.intervals import Interval, bootstrap_interval, bootstrap_means
 from dsdm.trust.groups import Group
 from dsdm.trust.measured import Agreement, Confounds, ProbeGroup
-from dsdm.trust.reliability import agreement, share_between, spearman, standardized_difference
+from dsdm.trust.reliability import agreement, share_between, standardized_difference
 from dsdm.trust.sample import ProxySample
 
 Columns = Mapping[str, np.ndarray]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from dsdm.datamodel.calibration import load_exact
 from dsdm.datamodel.columns import ScoreColumn
 from dsdm.datamodel.config import MIX, shrinkage_of
-from dsdm.evaluation.agreement import rank_correlations
+from dsdm.evaluation.correlations import rank_correlations
 from dsdm.reporting.section import section
 from dsdm.reporting.sections.calibration import direction_folders
 from dsdm.reporting.view import RunView

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from dsdm.data.examples import counted_lengths
-from dsdm.evaluation.agreement import rank_correlations
+from dsdm.evaluation.correlations import rank_correlations
 from dsdm.reporting.figures import POOL_COLOUR, SELECTED_COLOUR, Figure, draw_svg
 from dsdm.reporting.screened import screened_selection
 from dsdm.reporting.section import section
