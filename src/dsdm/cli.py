@@ -223,9 +223,9 @@ def check(
 ) -> None:
     """Say whether the scores can be trusted, and why."""
     from dsdm import stages
+    from dsdm.checking.lines import check_lines
     from dsdm.experiment import load_experiment
     from dsdm.stages.check import load_check
-    from dsdm.trust.lines import check_lines
 
     experiment = load_experiment(file, settings)
     on = _workers(experiment.folder, workers, threads, ray)

@@ -13,6 +13,7 @@ import msgspec
 
 from dsdm.artifacts import write_whole
 from dsdm.baselines.config import BASELINE_NAMES, NEEDS_MOMENTS, BaselinesConfig
+from dsdm.checking.config import CheckConfig
 from dsdm.config import Config, as_dict, read_config, with_sections
 from dsdm.data.export import ExportConfig
 from dsdm.data.pool import PoolConfig
@@ -40,7 +41,6 @@ from dsdm.evaluation.arms import Arm, CompareConfig, parse_arm
 from dsdm.lm.config import ModelConfig, TrainConfig
 from dsdm.selection import SelectionConfig
 from dsdm.selection.rules import decides_by_score, selected_share
-from dsdm.trust.config import CheckConfig
 
 SCREENED_FROM = 20_000
 """Candidates in a pool that is screened unasked: with fewer, all are scored in minutes."""

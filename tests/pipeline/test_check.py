@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from dsdm.artifacts import MANIFEST, PER_RUN, load_manifest, write_json
+from dsdm.checking.config import CheckConfig, ProbeConfig
+from dsdm.checking.measured import Check
 from dsdm.datamodel.direction import load_direction, save_direction
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.stages import run_check
 from dsdm.stages.check import CHECK, load_check
-from dsdm.trust.config import CheckConfig, ProbeConfig
-from dsdm.trust.measured import Check
 from tests.toy import toy_experiment, write_world
 
 PRECISE = {"precision": "float32"}

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsdm.artifacts import load_cost
+from dsdm.checking.sample import load_sample
 from dsdm.experiment import Experiment
-from dsdm.trust.sample import load_sample
 from tests.tiny_runs import Dsdm, write_data, write_experiment
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from dsdm.checking.measured import Check, Measured, Verdict
 from dsdm.datamodel.columns import ScoreColumn
 from dsdm.evaluation.comparison import Losses, compare_losses
 from dsdm.evaluation.intervals import Interval
@@ -21,7 +22,6 @@ from dsdm.reporting.sections.compute import compute_curves, compute_plot
 from dsdm.reporting.sections.examples import ShownExample
 from dsdm.reporting.sections.sources import SourceShare
 from dsdm.reporting.sections.transfer import transfer_matrices
-from dsdm.trust.measured import Check, Measured, Verdict
 
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(1)></p></details></style></select>"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dsdm.artifacts import load_manifest, write_json, writing
+from dsdm.checking.measured import Check, Measured, Verdict
 from dsdm.cli import main
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.intervals import Interval
@@ -18,7 +19,6 @@ from dsdm.reporting.summary import summary_lines
 from dsdm.reporting.text import number
 from dsdm.reporting.view import RunView, open_run
 from dsdm.stages.check import CHECK
-from dsdm.trust.measured import Check, Measured, Verdict
 from tests.reporting.conftest import HOSTILE, copy_of, data_of
 from tests.tiny_runs import write_experiment
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
+from dsdm.checking.measured import KINDS, Check
+from dsdm.checking.verdict import thresholds
 from dsdm.config import as_dict
 from dsdm.errors import ArtifactError
 from dsdm.graph import Artifact, Graph, fingerprints
 from dsdm.lm.config import training_content
 from dsdm.stages.models import directions_of, proxies_of
 from dsdm.stages.run import Run
-from dsdm.trust.measured import KINDS, Check
-from dsdm.trust.verdict import thresholds
 
 MAKING = "dsdm.stages.making.check"
 BEFORE = "before"

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from dsdm.checking.lines import check_figures
 from dsdm.reporting.section import section
 from dsdm.reporting.view import RunView
 from dsdm.stages.check import load_check
-from dsdm.trust.lines import check_figures
 
 
 @section("check", order=85, title="Check")

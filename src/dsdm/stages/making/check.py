@@ -11,6 +11,43 @@ import numpy as np
 import pyarrow as pa
 
 from dsdm.artifacts import Draft, load_manifest, write_json
+from dsdm.checking.groups import draw_groups, mean_score, training_order
+from dsdm.checking.halves import (
+    agreement_of_halves,
+    half_directions,
+    split_halves,
+    whole_target,
+)
+from dsdm.checking.measure import (
+    agreement_of_proxies,
+    combined_scores,
+    confounds_of,
+    gain_over_random,
+    probe_groups,
+    target_slopes,
+)
+from dsdm.checking.measured import Agreement, Check, Curvature, Measured, Probe, ProxyLoss
+from dsdm.checking.probe import (
+    mean_reductions,
+    probe_correlations,
+    probe_training,
+    reduction_reliability,
+    target_losses,
+)
+from dsdm.checking.proxies import curvature_of, unigram_entropy
+from dsdm.checking.reliability import agreement, mixed
+from dsdm.checking.sample import (
+    ProxySample,
+    columns_under,
+    load_sample,
+    other_rows,
+    proxy_loss,
+    sample_proxy,
+    save_sample,
+    spread_out,
+)
+from dsdm.checking.slopes import correlation, row_slopes
+from dsdm.checking.verdict import judge
 from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import MIX, estimator_settings
 from dsdm.datamodel.estimate import load_estimated
@@ -34,43 +71,6 @@ from dsdm.stages.making.models import (
     training_folder,
 )
 from dsdm.stages.run import Run
-from dsdm.trust.groups import draw_groups, mean_score, training_order
-from dsdm.trust.halves import (
-    agreement_of_halves,
-    half_directions,
-    split_halves,
-    whole_target,
-)
-from dsdm.trust.measure import (
-    agreement_of_proxies,
-    combined_scores,
-    confounds_of,
-    gain_over_random,
-    probe_groups,
-    target_slopes,
-)
-from dsdm.trust.measured import Agreement, Check, Curvature, Measured, Probe, ProxyLoss
-from dsdm.trust.probe import (
-    mean_reductions,
-    probe_correlations,
-    probe_training,
-    reduction_reliability,
-    target_losses,
-)
-from dsdm.trust.proxies import curvature_of, unigram_entropy
-from dsdm.trust.reliability import agreement, mixed
-from dsdm.trust.sample import (
-    ProxySample,
-    columns_under,
-    load_sample,
-    other_rows,
-    proxy_loss,
-    sample_proxy,
-    save_sample,
-    spread_out,
-)
-from dsdm.trust.slopes import correlation, row_slopes
-from dsdm.trust.verdict import judge
 
 SAMPLE = "sample.npz"
 HALVES = "halves.npz"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from dsdm.checking.groups import draw_groups, equal_parts, mean_score, training_order
 from dsdm.errors import DataError
-from dsdm.trust.groups import draw_groups, equal_parts, mean_score, training_order
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.normal(size=400)

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from dsdm.checking.groups import Group
+from dsdm.checking.measured import Agreement, Confounds, ProbeGroup
+from dsdm.checking.reliability import agreement, share_between, standardized_difference
+from dsdm.checking.sample import ProxySample
 from dsdm.datamodel.config import MIX
 from dsdm.evaluation.correlations import spearman
 from dsdm.evaluation.intervals import Interval, bootstrap_interval, bootstrap_means
-from dsdm.trust.groups import Group
-from dsdm.trust.measured import Agreement, Confounds, ProbeGroup
-from dsdm.trust.reliability import agreement, share_between, standardized_difference
-from dsdm.trust.sample import ProxySample
 
 Columns = Mapping[str, np.ndarray]
 

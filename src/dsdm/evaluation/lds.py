@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from dsdm.evaluation.bank import Bank
 from dsdm.evaluation.comparison import ALL_TARGETS
 from dsdm.evaluation.correlations import resample_counts, resampled_rank_correlations
 from dsdm.evaluation.intervals import CONFIDENCE, REPLICATES, Interval, bootstrap_interval
-from dsdm.trust.bank import Bank
 
 CEILING = "noise ceiling"
 RANDOM = "random"
@@ -37,7 +37,7 @@ TargetScores = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Board:
+class LdsTable:
     """The LDS of several estimators on one bank, with what is needed to compare them in pairs.
 
     `samples` holds, by estimator, kind of subset and target, the LDS over all subsets and, behind
@@ -73,13 +73,13 @@ class Board:
         return _interval(found)
 
 
-def lds_board(
+def lds_table(
     bank: Bank,
     estimators: Mapping[str, TargetScores],
     *,
     seed: int = 0,
     replicates: int = REPLICATES,
-) -> Board:
+) -> LdsTable:
     """The LDS of each estimator for each target, by kind of subset, and the noise ceilings.
 
     Args:
@@ -102,10 +102,10 @@ def lds_board(
             samples |= {(name, kind, target): values for target, values in found.items()}
         ceilings = _ceilings(part, counts)
         samples |= {(CEILING, kind, target): values for target, values in ceilings.items()}
-    return Board(samples)
+    return LdsTable(samples)
 
 
-def random_board(bank: Bank, *, draws: int = 1000, seed: int = 0) -> Board:
+def random_table(bank: Bank, *, draws: int = 1000, seed: int = 0) -> LdsTable:
     """The LDS of `draws` random scorings: their mean, and the range that 95% of them are in.
 
     One random scoring need not be near 0: on skewed subsets it is about as good as a random opinion
@@ -122,7 +122,7 @@ def random_board(bank: Bank, *, draws: int = 1000, seed: int = 0) -> Board:
         for target in found[0]:
             values = np.concatenate([one[target] for one in found])
             samples[RANDOM, kind, target] = np.concatenate([[values.mean()], values])
-    return Board(samples)
+    return LdsTable(samples)
 
 
 def predicted_utilities(

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedModel
 
+from dsdm.checking.config import ProbeConfig
+from dsdm.checking.reliability import mixed
 from dsdm.data.sequences import Rows
 from dsdm.evaluation.correlations import spearman, spearman_brown, spearman_interval
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.evaluation.intervals import Interval
 from dsdm.lm.config import TrainConfig
-from dsdm.trust.config import ProbeConfig
-from dsdm.trust.reliability import mixed
 
 Columns = Mapping[str, np.ndarray]
 

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from dsdm.checking.measured import KINDS, GroupKind
 from dsdm.errors import DataError
 from dsdm.evaluation.arms import cut_to_tokens
-from dsdm.trust.measured import KINDS, GroupKind
 
 Group = tuple[GroupKind, Int[np.ndarray, "..."]]
 

@@ -3,19 +3,19 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from dsdm.data.batches import collate
-from dsdm.datamodel.calibration import ForwardStep
-from dsdm.datamodel.direction import Direction
-from dsdm.datamodel.scoring import exact_scores
-from dsdm.learners.lm_layers import linear_layers
-from dsdm.lm.outputs import weighted_outputs
-from dsdm.trust.slopes import (
+from dsdm.checking.slopes import (
     correlation,
     row_slopes,
     scored_direction,
     scorer_slopes,
     target_slopes,
 )
+from dsdm.data.batches import collate
+from dsdm.datamodel.calibration import ForwardStep
+from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.scoring import exact_scores
+from dsdm.learners.lm_layers import linear_layers
+from dsdm.lm.outputs import weighted_outputs
 from tests.conftest import ListRows, learner_of, random_rows, tiny_model
 
 ROWS = random_rows(9)

@@ -4,13 +4,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from dsdm.checking.measured import Curvature
+from dsdm.checking.proxies import curvature_of, token_mean, unigram_entropy
 from dsdm.data.batches import Row
 from dsdm.datamodel.estimators import ESTIMATORS
 from dsdm.datamodel.estimators.ekfac import EkfacConfig
 from dsdm.datamodel.estimators.trak import TrakConfig
 from dsdm.learners.lm_layers import moved_layers
-from dsdm.trust.measured import Curvature
-from dsdm.trust.proxies import curvature_of, token_mean, unigram_entropy
 from tests.conftest import ListRows, random_rows, tiny_model
 
 

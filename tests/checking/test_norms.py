@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from dsdm.checking.norms import gradient_norms
 from dsdm.learners.lm_layers import moved_layers
-from dsdm.trust.norms import gradient_norms
 from tests.conftest import learner_of, moved_names, random_rows
 from tests.oracles import example_gradient
 

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
+from dsdm.checking.config import CheckConfig
 from dsdm.config import parse_config
 from dsdm.errors import ConfigError
-from dsdm.trust.config import CheckConfig
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from dsdm.evaluation.intervals import Interval
-from dsdm.trust.lines import check_lines
-from dsdm.trust.measured import (
+from dsdm.checking.lines import check_lines
+from dsdm.checking.measured import (
     Agreement,
     Check,
     Confounds,
@@ -16,7 +15,8 @@ from dsdm.trust.measured import (
     ProbeGroup,
     ProxyLoss,
 )
-from dsdm.trust.verdict import judge, thresholds
+from dsdm.checking.verdict import judge, thresholds
+from dsdm.evaluation.intervals import Interval
 
 PROBE = Probe(
     groups=[ProbeGroup("high", 10, 0.3, {"a": 0.1})],
@@ -128,7 +128,7 @@ def test_what_can_not_be_made_is_not_trusted() -> None:
 
 
 def test_every_threshold_is_named() -> None:
-    from dsdm.trust import verdict
+    from dsdm.checking import verdict
 
     assert thresholds() == {name: vars(verdict)[name] for name in vars(verdict) if name.isupper()}
 

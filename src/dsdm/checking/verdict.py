@@ -5,8 +5,8 @@ Each threshold states why it is what it is. A figure that is not known is no rea
 
 from collections.abc import Iterator
 
+from dsdm.checking.measured import Agreement, Measured, Verdict
 from dsdm.evaluation.intervals import Interval
-from dsdm.trust.measured import Agreement, Measured, Verdict
 
 MIN_RELIABILITY = 0.25
 """Choosing by scores that correlate r with noise-free ones wins r times what those would win, and

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dsdm.trust.groups import Group
-from dsdm.trust.measure import (
+from dsdm.checking.groups import Group
+from dsdm.checking.measure import (
     agreement_of_proxies,
     combined_scores,
     confounds_of,
@@ -10,9 +10,9 @@ from dsdm.trust.measure import (
     probe_groups,
     target_slopes,
 )
-from dsdm.trust.measured import GroupKind
-from dsdm.trust.reliability import spearman
-from tests.trust.test_sample import sample
+from dsdm.checking.measured import GroupKind
+from dsdm.checking.reliability import spearman
+from tests.checking.test_sample import sample
 
 SAMPLES = [sample(), sample()]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsdm.trust.sample import (
+from dsdm.checking.sample import (
     ProxySample,
     load_sample,
     other_rows,

@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from dsdm.checking.measured import ProxyLoss
+from dsdm.checking.norms import gradient_norms
+from dsdm.checking.proxies import token_mean
+from dsdm.checking.slopes import row_slopes, scored_direction, scorer_slopes, target_slopes
 from dsdm.data.sequences import Rows, Subset
 from dsdm.datamodel.calibration import ForwardStep
 from dsdm.datamodel.config import MIX
@@ -14,10 +18,6 @@ from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.scoring import exact_scores, layers_named
 from dsdm.evaluation.evaluate import example_losses
 from dsdm.learners.causal_lm import CausalLM
-from dsdm.trust.measured import ProxyLoss
-from dsdm.trust.norms import gradient_norms
-from dsdm.trust.proxies import token_mean
-from dsdm.trust.slopes import row_slopes, scored_direction, scorer_slopes, target_slopes
 
 
 @dataclass(frozen=True)

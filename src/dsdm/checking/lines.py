@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from dsdm.checking.measured import Agreement, Check, Measured, Probe
 from dsdm.evaluation.intervals import Interval
-from dsdm.trust.measured import Agreement, Check, Measured, Probe
 
 UNKNOWN = "not known"
 

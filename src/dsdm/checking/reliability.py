@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float, Int
 
+from dsdm.checking.measured import Agreement
 from dsdm.evaluation.correlations import spearman, spearman_brown
-from dsdm.trust.measured import Agreement
 
 Column = Float[np.ndarray, " rows"]
 

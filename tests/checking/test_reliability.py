@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from dsdm.evaluation.correlations import spearman, spearman_brown
-from dsdm.trust.reliability import (
+from dsdm.checking.reliability import (
     agreement,
     mixed,
     share_between,
     standardized_difference,
 )
+from dsdm.evaluation.correlations import spearman, spearman_brown
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=60)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from dsdm.checking.measured import Agreement
+from dsdm.checking.reliability import agreement, mixed
 from dsdm.config import Config
 from dsdm.data.sequences import Rows, Subset
 from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.estimators import known_estimator
 from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.errors import DataError
-from dsdm.trust.measured import Agreement
-from dsdm.trust.reliability import agreement, mixed
 
 Columns = Mapping[str, Float[np.ndarray, " rows"]]
 

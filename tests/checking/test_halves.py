@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from dsdm.checking.halves import agreement_of_halves, half_directions, split_halves, whole_target
 from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.estimators import ESTIMATORS
 from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.datamodel.scoring import exact_scores
 from dsdm.errors import DataError
-from dsdm.trust.halves import agreement_of_halves, half_directions, split_halves, whole_target
 from tests.conftest import learner_of, random_rows, tiny_model
 
 TARGETS = {"a": random_rows(7, seed=1), "b": random_rows(4, seed=2)}

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from dsdm.lm.config import TrainConfig
-from dsdm.trust.config import ProbeConfig
-from dsdm.trust.probe import (
+from dsdm.checking.config import ProbeConfig
+from dsdm.checking.probe import (
     mean_reductions,
     probe_correlations,
     probe_training,
     reduction_reliability,
     target_losses,
 )
+from dsdm.lm.config import TrainConfig
 from tests.conftest import random_rows, tiny_model
 
 WEIGHTS = {"a": 1.0, "b": 1.0}

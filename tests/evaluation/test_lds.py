@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 
 from dsdm.errors import ArtifactError
+from dsdm.evaluation.bank import Bank, load_bank, write_bank
 from dsdm.evaluation.comparison import ALL_TARGETS
 from dsdm.evaluation.correlations import resample_counts
-from dsdm.trust.bank import Bank, load_bank, write_bank
-from dsdm.trust.lds import (
+from dsdm.evaluation.lds import (
     CEILING,
     RANDOM,
-    lds_board,
+    lds_table,
     noise_ceiling,
     predicted_utilities,
-    random_board,
+    random_table,
 )
 
 NUM_CANDIDATES, NUM_SUBSETS = 60, 80
@@ -70,13 +70,13 @@ def literal_lds(bank: Bank, kind: str, scores, target: str, drawn) -> float:
 def test_what_is_constant_predicts_nothing():
     bank, _ = simulated_bank(1.0)
     constant = dict.fromkeys(("first", "second"), np.ones(NUM_CANDIDATES))
-    board = lds_board(bank, {"constant": constant}, replicates=5)
+    board = lds_table(bank, {"constant": constant}, replicates=5)
     assert not board.samples["constant", "half", "first"].any()
 
 
 def test_the_board_is_the_definition_resample_by_resample():
     bank, truth = simulated_bank(1.0)
-    board = lds_board(bank, {"true": truth, "noise": random_scores(5)}, seed=3, replicates=6)
+    board = lds_table(bank, {"true": truth, "noise": random_scores(5)}, seed=3, replicates=6)
     counts = resample_counts(40, 6, seed=3)
     for kind, target in itertools.product(("half", "skewed"), ("first", "second")):
         drawn = [np.repeat(np.arange(40), count) for count in counts]
@@ -88,7 +88,7 @@ def test_the_board_is_the_definition_resample_by_resample():
 
 def test_intervals_are_percentiles_of_the_resamples():
     bank, truth = simulated_bank(1.0)
-    board = lds_board(bank, {"true": truth, "noise": random_scores(5)}, replicates=200)
+    board = lds_table(bank, {"true": truth, "noise": random_scores(5)}, replicates=200)
     true, noise = (board.samples[name, "half", "first"] for name in ("true", "noise"))
     found = board.interval("true", "half", "first")
     assert found.mean == true[0]
@@ -103,14 +103,14 @@ def test_estimators_that_agree_differ_by_less_than_each_is_uncertain():
     bank, truth = simulated_bank(1.0)
     rng = np.random.default_rng(9)
     nearly = {name: values + 0.05 * rng.normal(size=60) for name, values in truth.items()}
-    board = lds_board(bank, {"true": truth, "nearly": nearly}, replicates=500)
+    board = lds_table(bank, {"true": truth, "nearly": nearly}, replicates=500)
     alone, paired = board.interval("true", "half"), board.difference("true", "nearly", "half")
     assert paired.high - paired.low < (alone.high - alone.low) / 3
 
 
 def test_the_true_datamodel_is_at_the_ceiling_and_random_scores_at_zero():
     bank, truth = simulated_bank(0.7)
-    board, random = lds_board(bank, {"true": truth}, replicates=500), random_board(bank, draws=300)
+    board, random = lds_table(bank, {"true": truth}, replicates=500), random_table(bank, draws=300)
     for kind in board.kinds:
         ceiling, true = board.interval(CEILING, kind), board.interval("true", kind)
         assert true.mean == pytest.approx(ceiling.mean, abs=0.06)
@@ -126,7 +126,7 @@ def test_the_true_datamodel_is_at_the_ceiling_and_random_scores_at_zero():
 def test_the_range_of_random_scores_is_that_of_their_lds():
     bank, _ = simulated_bank(0.7)
     scores = np.random.default_rng(4).random((20, NUM_CANDIDATES))
-    board = random_board(bank, draws=20, seed=4)
+    board = random_table(bank, draws=20, seed=4)
     expected = [
         literal_lds(bank, "half", {"first": values}, "first", range(40)) for values in scores
     ]
@@ -137,7 +137,7 @@ def test_the_range_of_random_scores_is_that_of_their_lds():
 def test_scores_of_the_wrong_sign_are_below_zero():
     bank, truth = simulated_bank(0.5)
     negated = {name: -values for name, values in truth.items()}
-    board = lds_board(bank, {"negated": negated}, replicates=50)
+    board = lds_table(bank, {"negated": negated}, replicates=50)
     assert board.interval("negated", "half").high < -0.5
 
 
@@ -163,7 +163,7 @@ def test_the_ceiling_by_hand():
 
 def test_one_seed_has_no_ceiling():
     bank, truth = simulated_bank(0.5, seeds=1)
-    assert lds_board(bank, {"true": truth}, replicates=5).estimators == ("true",)
+    assert lds_table(bank, {"true": truth}, replicates=5).estimators == ("true",)
 
 
 def test_longer_candidates_count_for_more():
@@ -178,9 +178,9 @@ def test_longer_candidates_count_for_more():
 def test_scores_must_be_whole():
     bank, truth = simulated_bank(0.5)
     with pytest.raises(ValueError, match="ours: no scores for the target 'second'"):
-        lds_board(bank, {"ours": {"first": truth["first"]}})
+        lds_table(bank, {"ours": {"first": truth["first"]}})
     with pytest.raises(ValueError, match="ours: 59 scores for 60 candidates"):
-        lds_board(bank, {"ours": {name: values[1:] for name, values in truth.items()}})
+        lds_table(bank, {"ours": {name: values[1:] for name, values in truth.items()}})
 
 
 def test_a_bank_is_read_as_it_was_written(tmp_path):
@@ -189,7 +189,7 @@ def test_a_bank_is_read_as_it_was_written(tmp_path):
     again = load_bank(tmp_path)
     assert again.kinds == bank.kinds
     assert np.array_equal(again.inclusion, bank.inclusion)
-    board, other = (lds_board(one, {"true": truth}, replicates=5) for one in (bank, again))
+    board, other = (lds_table(one, {"true": truth}, replicates=5) for one in (bank, again))
     assert np.array_equal(
         board.samples["true", "half", ALL_TARGETS], other.samples["true", "half", ALL_TARGETS]
     )

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from dsdm.checking.measured import Curvature
 from dsdm.config import Config
 from dsdm.data.sequences import Rows
 from dsdm.datamodel.estimators import CurvatureConfig, Workload, known_estimator
 from dsdm.datamodel.estimators.costs import LayerShape
-from dsdm.trust.measured import Curvature
 
 
 def unigram_entropy(rows: Rows) -> float:
