@@ -20,7 +20,7 @@ def rank_correlations(
     from scipy.stats import rankdata  # takes seconds to import
 
     with np.errstate(invalid="ignore"):  # the spread of a constant column is 0
-        return np.corrcoef(rankdata(np.stack(columns), axis=1))
+        return np.asarray(np.corrcoef(rankdata(np.stack(columns), axis=1)))
 
 
 def spearman(first: Column, second: Column) -> float | None:

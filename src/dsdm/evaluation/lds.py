@@ -183,7 +183,7 @@ def _correlations(
     counts: Int[np.ndarray, "samples subsets"],
 ) -> Float[np.ndarray, " samples"]:
     """Spearman's correlation in each sample; what is constant predicts nothing and counts as 0."""
-    return np.nan_to_num(resampled_rank_correlations(first, second, counts), nan=0.0)
+    return np.asarray(np.nan_to_num(resampled_rank_correlations(first, second, counts), nan=0.0))
 
 
 def _with_mean(
