@@ -129,8 +129,8 @@ def refusal(folder: Path, text: str, *overrides: tuple[str, str]) -> str:
         (
             "[a.jsonl]",
             "[a], format: parqet",
-            "mine.yaml:2: `pool.format`: 'parqet' is none of auto, conversations, dataset, jsonl, "
-            "parquet, text, tokens; did you mean `parquet`?",
+            "mine.yaml:2: `pool`: format 'parqet' is none of auto, dataset, tokens, conversations, "
+            "arrow, jsonl, parquet, text; did you mean `parquet`?",
         ),
         ("run: runs", "run: [runs", "mine.yaml: is not valid YAML: line 2: expected"),
     ],

@@ -16,7 +16,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import numpy as np
 import pyarrow.parquet as pq
 from record import figure, write_figures
 
@@ -25,6 +24,7 @@ from dsdm.evaluation.comparison import ALL_TARGETS, compare_losses
 from dsdm.evaluation.correlations import rank_correlations
 from dsdm.experiment import Experiment, load_experiment
 from dsdm.reporting.measured import compared_costs, load_losses
+from dsdm.reporting.view import RunView
 
 CONTROLS = ("random", "repeated")
 FIGURES = "finetune"
@@ -87,8 +87,7 @@ def loss_figures(losses: Any, prefix: str) -> Iterator[dict[str, Any]]:
 def length_figures(experiment: Experiment, prefix: str) -> Iterator[dict[str, Any]]:
     """How each estimator's scores go with the number of tokens that the assistant says."""
     folder = experiment.folder
-    shards = sorted(folder.glob("examples/[0-9]*"))
-    lengths = np.concatenate([counted_lengths(shard) for shard in shards]).astype(float)
+    lengths = counted_lengths(RunView(folder, experiment).examples).astype(float)
     table = pq.read_table(folder / "scores" / "all" / "scores.parquet")
     for method in experiment.estimators:
         found = rank_correlations([table[method].to_numpy(), lengths])[0, 1]

@@ -242,6 +242,12 @@ def _kinds(config_type: type[Config], at: Place) -> list[Any]:
     return kinds
 
 
+def none_of(value: str, known: Sequence[str]) -> str:
+    """Says that a value is none of those that are known, and which may be meant."""
+    near = _near(value, known)
+    return f"{value!r} is none of {', '.join(known)}" + (f"; {near}" if near else "")
+
+
 def _near(wrong: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(wrong, known, n=1)
     return f"did you mean `{near[0]}`?" if near else ""

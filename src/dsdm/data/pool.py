@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import fsspec
 import msgspec
 
-from dsdm.config import Config
+from dsdm.config import Config, none_of
 from dsdm.data.files import COMPRESSIONS, Piece, PoolFile, pool_error, read_errors
 from dsdm.data.formats import FORMATS, PIECE_BYTES, suffixes
 from dsdm.errors import DataError, DsdmError
@@ -61,8 +61,7 @@ class PoolConfig(Config, frozen=True):
 
     def __post_init__(self) -> None:
         if self.format not in KINDS and self.format not in FORMATS:
-            known = ", ".join([*KINDS, *FORMATS])
-            raise ValueError(f"format {self.format!r} is not known; known are {known}")
+            raise ValueError(f"format {none_of(self.format, [*KINDS, *FORMATS])}")
 
 
 def list_pool_files(config: PoolConfig, *, may_be_gone: bool = False) -> list[PoolFile]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from dsdm.config import Config
+from dsdm.config import Config, none_of
 from dsdm.data.documents import Piece, PoolConfig
 from dsdm.data.examples import Examples
 from dsdm.data.export.chosen import Chosen
@@ -27,8 +27,7 @@ class ExportConfig(Config, frozen=True):
 
     def __post_init__(self) -> None:
         if self.format not in EXPORT_FORMATS:
-            known = ", ".join(EXPORT_FORMATS)
-            raise ValueError(f"format {self.format!r} is not known; known are {known}")
+            raise ValueError(f"format {none_of(self.format, list(EXPORT_FORMATS))}")
 
 
 class ExportCounts(msgspec.Struct):
