@@ -2,10 +2,21 @@
 
 import msgspec
 import numpy as np
+import pytest
 
+from dsdm.experiment import load_experiment
 from dsdm.graph import Graph
-from dsdm.stages import STAGES, Run, run_of
+from dsdm.stages import STAGES, Run, run_experiment, run_of
 from dsdm.stages.making.models import proxy_rows
+from tests.tiny_runs import write_data, write_experiment
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a packed pool."""
+    folder = tmp_path_factory.mktemp("packed")
+    write_data(folder)
+    return run_experiment(load_experiment(write_experiment(folder)), until="overlap")
 
 
 def trained_on(run: Run, **proxies: object) -> Run:

@@ -77,7 +77,7 @@ def test_nothing_of_the_run_changes(run: Path, tmp_path: Path, dsdm: Dsdm) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN/scores/all", "--tokens", "9"], "is not the scores folder of a run: there is no"),
+        (["RUN/scores/all", "--tokens", "9"], "is not the folder of a run: there is no"),
         (["RUN/scores", "--tokens", "9e9"], "5,384"),
         (["RUN/scores", "--tokens", "9", "--source_cup", "1"], "unknown field `source_cup`"),
         (["RUN/scores", "--tokens", "9", "--random_share", "much"], "Expected `float`, got `str`"),

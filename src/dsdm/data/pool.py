@@ -118,7 +118,7 @@ def _list_pattern(pattern: str, config: PoolConfig, may_be_gone: bool) -> Iterat
                 if may_be_gone:
                     continue
                 raise pool_error(f"{pattern}: no such file or folder. Correct `pool.files`.")
-            yield from _list_path(system, str(found), config)
+            yield from _list_path(system, str(found), config, may_be_gone)
     except DsdmError:
         raise
     except Exception as error:  # what the clients of object stores raise has no base
@@ -147,7 +147,7 @@ def _unreachable(pattern: str, done: str, error: Exception) -> DataError:
     )
 
 
-def _list_path(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]:
+def _list_path(system: Any, path: str, config: PoolConfig, may_be_gone: bool) -> Iterator[PoolFile]:
     if not system.isdir(path):
         yield _describe(system, path, _format_of(path, config.format))
     elif system.exists(f"{path}/state.json"):
@@ -156,7 +156,7 @@ def _list_path(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]
         splits = [str(p) for p in sorted(system.ls(path, detail=False)) if system.isdir(p)]
         raise pool_error(f"{path}: holds several splits; name one of {', '.join(splits)}.")
     else:
-        yield from _list_folder(system, path, config)
+        yield from _list_folder(system, path, config, may_be_gone)
 
 
 def _list_dataset(system: Any, path: str) -> Iterator[PoolFile]:
@@ -170,7 +170,9 @@ def _list_dataset(system: Any, path: str) -> Iterator[PoolFile]:
         yield _describe(system, f"{path}/{name}", "arrow")
 
 
-def _list_folder(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFile]:
+def _list_folder(
+    system: Any, path: str, config: PoolConfig, may_be_empty: bool
+) -> Iterator[PoolFile]:
     """The files below a folder that can be read; notes, licences and hidden files are passed."""
     known = suffixes()
     skipped = []
@@ -184,7 +186,7 @@ def _list_folder(system: Any, path: str, config: PoolConfig) -> Iterator[PoolFil
             continue
         num_found += 1
         yield _describe(system, found, _format_of(found, config.format))
-    if not num_found:
+    if not num_found and not may_be_empty:
         seen = f"it holds {', '.join(skipped[:3])}" if skipped else "it is empty"
         raise pool_error(f"{path}: no file of a known format in this folder; {seen}.")
 

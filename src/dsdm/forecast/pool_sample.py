@@ -169,4 +169,4 @@ def _finished_counts(run: Run) -> dict[str, float]:
     if made.state()[0] != "done":
         return {}
     counts = made.counts()
-    return {name: counts[name] for name in ("documents", "tokens", "rows")}
+    return {name: float(counts[name]) for name in ("documents", "tokens", "rows")}

@@ -35,6 +35,8 @@ TABLE_BYTES = 20
 """Of a token of the sample in the tables of a screening."""
 LINE_BYTES = 60
 """Of a candidate in a table: where it is from."""
+DUPLICATES_SECONDS_A_DOCUMENT = 2e-6
+DUPLICATES_BYTES = 4096
 
 
 def stage_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
@@ -54,6 +56,11 @@ def stage_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]:
     return {
         "tokenizer": Cost(seconds=pool.tokenizer_seconds, memory=base),
         "examples": _examples(measured),
+        "duplicates": Cost(
+            seconds=DUPLICATES_SECONDS_A_DOCUMENT * pool.documents,
+            disk=DUPLICATES_BYTES,
+            memory=base + pool.documents,
+        ),
         "targets": Cost(seconds=measured.targets.seconds, memory=base),
         "overlap": Cost(seconds=measured.overlap_seconds * pool.tokens, memory=base),
         "topics": _topics(experiment, measured),
