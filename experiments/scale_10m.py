@@ -142,48 +142,62 @@ def _do(folder: Path, rows: int, step: str, workers: int) -> None:
 
 
 def _read(folder: Path, rows: int) -> float:
-    from dsdm.data.documents import PoolConfig, list_pool_files, read_documents
+    from dsdm.data.documents import PoolConfig, list_pieces, list_pool_files, read_documents
 
     config = PoolConfig(files=[str(folder / "pool")])
     start = time.monotonic()
     count = 0
-    for file in list_pool_files(config):
-        for _ in read_documents(file, config, _refuse):
+    for piece in list_pieces(list_pool_files(config), config):
+        for _ in read_documents(piece, config, _refuse):
             count += 1
     assert count == rows, count
     return time.monotonic() - start
 
 
 def _deduplicate(folder: Path, rows: int) -> float:
-    """As packing does it, in one set for the whole pool, without tokenizing."""
-    from dsdm.data.arrays import SeenHashes
-    from dsdm.data.documents import PoolConfig, content_hash, list_pool_files, read_documents
+    """Hashes each piece as packing does, without tokenizing, and merges the hashes."""
+    from dsdm.data.documents import (
+        PoolConfig,
+        content_hash,
+        list_pieces,
+        list_pool_files,
+        read_documents,
+    )
+    from dsdm.data.duplicates import find_duplicates
+    from dsdm.data.packing import HASH, PackCounts, save_counts
+    from dsdm.data.rows import ROW
 
     config = PoolConfig(files=[str(folder / "pool")])
-    path = folder / "hashes.npy"
-    seen = SeenHashes([], path)
+    scratch = folder / "hashes"
     start = time.monotonic()
-    held: list[int] = []
-    copies = 0
-
-    def sift() -> int:
-        hashes, counts = np.unique(np.array(held, np.uint64), return_counts=True)
-        is_old = seen.contains(hashes)
-        seen.add(hashes[~is_old])
-        held.clear()
-        return int((counts - 1).sum() + is_old.sum())
-
-    for file in list_pool_files(config):
-        for document in read_documents(file, config, _refuse):
-            held.append(content_hash(document))
-            if len(held) == 1024:
-                copies += sift()
-    copies += sift()
-    seen.save()
-    assert copies == num_copies(rows), (copies, num_copies(rows))
-    assert len(np.load(path, mmap_mode="r")) == rows - copies
-    path.unlink()
-    return time.monotonic() - start
+    shards = []
+    for number, piece in enumerate(list_pieces(list_pool_files(config), config)):
+        hashes = [content_hash(one) for one in read_documents(piece, config, _refuse)]
+        unique = np.unique(np.array(hashes, np.uint64))
+        entries = np.zeros(len(unique), HASH)
+        entries["hash"], entries["document"] = unique, np.arange(len(unique))
+        shard = scratch / f"{number:05d}"
+        shard.mkdir(parents=True)
+        np.save(shard / "hashes.npy", entries)
+        np.save(shard / "id_hashes.npy", entries[:0])
+        rows_of_tokens = np.zeros(len(unique), ROW)
+        rows_of_tokens["document"] = np.arange(len(unique))
+        np.save(shard / "rows.npy", rows_of_tokens)
+        (shard / "rejected.jsonl").touch()
+        counts = PackCounts(piece.file.shown, piece.number, piece.is_last)
+        counts.documents = counts.rows = len(unique)
+        counts.records = counts.file_rows = len(hashes)
+        counts.duplicates = len(hashes) - len(unique)
+        save_counts(shard, counts)
+        shards.append(shard)
+    found = scratch / "duplicates"
+    found.mkdir()
+    left = find_duplicates(shards, "document", 0.0, found)
+    assert left.duplicates == num_copies(rows), (left.duplicates, num_copies(rows))
+    assert left.documents == rows - left.duplicates
+    seconds = time.monotonic() - start
+    shutil.rmtree(scratch)
+    return seconds
 
 
 def _refuse(rejected: object) -> None:
@@ -208,7 +222,7 @@ def _run_until(stage: str, workers: int, folder: Path, rows: int) -> float:
             "fraction": min(0.5, 20_000 / rows),
             "train": {"batch_tokens": 4096},
         },
-        "directions": {"estimators": ["gradient"]},
+        "directions": {"estimators": ["gradient"], "curvature_rows": 256},
         "scores": SCORES,
         "selection": {"fraction": 0.1},
         "device": "cpu",

@@ -127,11 +127,16 @@ def pack(
         writer.finish()
     counts = writer.counts
     counts.file_rows, counts.records = reading.rows, reading.records
-    (folder / COUNTS).write_bytes(msgspec.json.encode(counts))
+    save_counts(folder, counts)
     if piece.is_whole:
         path = rejected_path or folder.with_name(f"rejected-{folder.name}.jsonl")
         check_rejected([(folder, counts)], pool_config.max_rejected_share, [], path)
     return counts
+
+
+def save_counts(folder: Path, counts: PackCounts) -> None:
+    """Writes the counts of a packed piece."""
+    (folder / COUNTS).write_bytes(msgspec.json.encode(counts))
 
 
 def load_counts(folder: Path) -> PackCounts:
