@@ -22,9 +22,9 @@ STANDARD_COMPARISON = (
 STAGES = """\b
 Any setting of the experiment may be given too, such as
   dsdm run my.yaml --proxies.count 4 --selection.fraction 0.05
-Stages, in order: tokenizer examples targets overlap topics proxies directions
-  check screening scores selection dataset baselines heldout tuning models
-  evaluations shared
+Stages, in order: tokenizer examples duplicates targets overlap topics proxies
+  directions check screening scores baselines selection dataset heldout tuning
+  models evaluations shared
 """
 COMPLETE = "_DSDM_COMPLETE"
 """Environment variable by which shells ask for completions."""

@@ -66,8 +66,9 @@ def test_scores_of_each_target_give_it_a_group(run, tmp_path):
     path = folder / "scores" / "all" / "scores.parquet"
     table = pq.read_table(path)
     values = np.linspace(0, 1, len(table)).astype(np.float32)
-    for proxy in "01":
-        table = table.append_column(f"ekfac.{proxy}.words", pa.array(values))
+    for proxy in range(2):
+        column = score_field(ScoreColumn("ekfac", proxy, "words"), pa.float32())
+        table = table.append_column(column, pa.array(values))
     pq.write_table(table, path, row_group_size=7)
     best = groups_of(folder)["Best for words"]
     assert [example.candidate for example in best] == list(range(len(table)))[::-1][:30]

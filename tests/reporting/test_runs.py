@@ -51,7 +51,7 @@ def test_agreement_is_reported_for_each_estimator(run):
     }
     # Two of each: over the candidates and over the calibration rows.
     assert len(agreement["means"]) == 4
-    assert [one.name for one in agreement["matrices"][0].columns[:2]] == ["ekfac", "gradient"]
+    assert [str(one) for one in agreement["matrices"][0].columns[:2]] == ["ekfac", "gradient"]
 
 
 def test_every_direction_has_its_calibration(run):
