@@ -106,7 +106,7 @@ class ScoresConfig(Config):
     alone; `auto` does where that holds, the pool has 20,000 candidates and at most a tenth of it is
     selected, by scores alone; None: score all."""
     shrinkage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    """How far a candidate's score is drawn towards the mean of candidates about the same topics;
+    """How far a candidate's score is shrunk towards the mean of candidates about the same topics;
     None: 0.3 of the way for `ekfac`, 0.1 with `group_means_from` first, and not at all for other
     estimators and for cosines."""
     group_means_from: Literal["all", "first"] = "all"
@@ -128,7 +128,7 @@ class ScoresConfig(Config):
 
 
 def shrinkage_of(config: ScoresConfig, estimator: str) -> float:
-    """How far the scores of one estimator are drawn towards the means of their groups."""
+    """How far the scores of one estimator are shrunk towards the means of their groups."""
     if config.shrinkage is not None:
         return config.shrinkage
     default = 0.0 if config.cosine else known_estimator(estimator).shrinkage

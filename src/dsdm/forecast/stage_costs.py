@@ -85,7 +85,7 @@ def _examples(measured: Measured) -> Cost:
 
 
 def _topics(experiment: Experiment, measured: Measured) -> Cost:
-    """Nothing where no scores are drawn towards the means of their groups."""
+    """Nothing where no scores are shrunk towards the means of their groups."""
     pool = measured.pool
     if not any(shrinkage_of(experiment.scores, method) for method in experiment.estimators):
         return Cost()

@@ -1,4 +1,4 @@
-"""The stage that puts candidates into groups of like topics: scores are drawn to their means."""
+"""The stage that puts candidates into groups of like topics: scores are shrunk to their means."""
 
 from collections.abc import Iterator
 
