@@ -9,7 +9,7 @@ import pytest
 from dsdm.baselines import bm25 as bm25_module
 from dsdm.baselines.bm25 import bm25
 from dsdm.baselines.config import Bm25Config
-from tests.baselines.small_questions import question_of
+from tests.baselines.small_inputs import inputs_of
 
 VOCABULARY = ["The", "sea", "of", "stars", "Étoile", "and", "a", "war", "x_1", "42"]
 TARGETS = {
@@ -56,7 +56,7 @@ def literal_bm25(texts, targets, weights, k1, b):
 def test_scores_are_those_of_the_formula(monkeypatch, k1, b, block):
     monkeypatch.setattr(bm25_module, "TEXTS", block)
     texts, weights = random_texts(40), {"short": 3.0, "long": 1.0}
-    found = bm25(question_of(texts, TARGETS, weights), Bm25Config(k1=k1, b=b))
+    found = bm25(inputs_of(texts, TARGETS, weights), Bm25Config(k1=k1, b=b))
     expected = literal_bm25(texts, TARGETS, weights, k1, b)
     np.testing.assert_allclose(found.values, expected, rtol=1e-12, atol=1e-15)
     assert (found.method, found.target, found.fingerprint) == ("bm25", "mix", "abcd")
@@ -68,29 +68,29 @@ def test_scores_are_those_of_bm25s():
     model = bm25s.BM25(k1=1.2, b=0.75, method="lucene", dtype="float64")
     model.index([words_of(text) for text in texts], show_progress=False)
     query = words_of("The stars and the sea of a war")
-    found = bm25(question_of(texts, {"t": [" ".join(query)]}), Bm25Config())
+    found = bm25(inputs_of(texts, {"t": [" ".join(query)]}), Bm25Config())
     expected = model.get_scores(query) / len(query)
     np.testing.assert_allclose(found.values, expected, rtol=1e-12)
 
 
 def test_a_rare_word_counts_more_than_a_common_one():
     texts = ["common rare", "common", "common", "common", "other"]
-    values = bm25(question_of(texts, {"t": ["common rare"]}), Bm25Config()).values
+    values = bm25(inputs_of(texts, {"t": ["common rare"]}), Bm25Config()).values
     assert values[0] == values.max()
-    only = bm25(question_of([*texts[1:], "rare"], {"t": ["common rare"]}), Bm25Config()).values
+    only = bm25(inputs_of([*texts[1:], "rare"], {"t": ["common rare"]}), Bm25Config()).values
     assert only[-1] > only[0] > only[3] == 0
 
 
 def test_every_example_of_a_target_counts_the_same():
     texts = ["north", "south", "north", "south"]
-    values = bm25(question_of(texts, {"t": ["north", "south " * 50]}), Bm25Config()).values
+    values = bm25(inputs_of(texts, {"t": ["north", "south " * 50]}), Bm25Config()).values
     np.testing.assert_allclose(values, values[0])
 
 
 def test_the_scale_of_the_weights_is_nothing():
     texts = random_texts(30)
     one, ten = (
-        bm25(question_of(texts, TARGETS, {"short": w, "long": 2 * w}), Bm25Config()).values
+        bm25(inputs_of(texts, TARGETS, {"short": w, "long": 2 * w}), Bm25Config()).values
         for w in (1.0, 10.0)
     )
     np.testing.assert_allclose(one, ten, rtol=1e-12)
@@ -98,17 +98,17 @@ def test_the_scale_of_the_weights_is_nothing():
 
 @pytest.mark.parametrize("texts", [["", ""], ["...", "none of them"]])
 def test_texts_without_a_word_of_the_targets_score_nothing(texts):
-    values = bm25(question_of(texts, {"t": ["sea", ""]}), Bm25Config()).values
+    values = bm25(inputs_of(texts, {"t": ["sea", ""]}), Bm25Config()).values
     np.testing.assert_array_equal(values, 0)
 
 
 def test_targets_without_words_score_nothing():
-    values = bm25(question_of(["sea", "war"], {"t": ["", "?!"]}), Bm25Config()).values
+    values = bm25(inputs_of(["sea", "war"], {"t": ["", "?!"]}), Bm25Config()).values
     np.testing.assert_array_equal(values, 0)
 
 
 def test_two_passes_are_counted(monkeypatch):
     monkeypatch.setattr(bm25_module, "TEXTS", 8)
     seen: list[int] = []
-    bm25(question_of(random_texts(30), TARGETS, advance=seen.append), Bm25Config())
+    bm25(inputs_of(random_texts(30), TARGETS, advance=seen.append), Bm25Config())
     assert (sum(seen), max(seen)) == (60, 8)

@@ -8,7 +8,7 @@ from sklearn.utils import murmurhash3_32
 from dsdm.baselines import classifier as classifier_module
 from dsdm.baselines.classifier import classifier
 from dsdm.baselines.config import ClassifierConfig
-from tests.baselines.small_questions import question_of
+from tests.baselines.small_inputs import inputs_of
 
 BUCKETS = 16
 VOCABULARY = ["The", "the", "sea", "of", "STARS", "war", "x_1", "don't", "42", "海と空"]
@@ -58,7 +58,7 @@ def test_scores_are_the_log_odds_of_the_best_fit(monkeypatch, batch, weights):
     monkeypatch.setattr(classifier_module, "TEXTS", batch)
     texts = random_texts(60)
     config = ClassifierConfig(buckets=BUCKETS)
-    found = classifier(question_of(texts, TARGETS, weights), config)
+    found = classifier(inputs_of(texts, TARGETS, weights), config)
     expected = literal_log_odds(texts, TARGETS, weights)
     np.testing.assert_allclose(found.values, expected, atol=1e-3)
     assert (found.method, found.target, found.fingerprint) == ("classifier", "mix", "abcd")
@@ -82,7 +82,7 @@ def planted(count: int, like: int, seed: int = 0) -> tuple[list[str], list[str]]
 def test_texts_with_the_words_of_the_targets_come_first(pool_texts):
     pool, targets = planted(400, like=40)
     config = small(pool_texts=pool_texts)
-    values = classifier(question_of(pool, {"sea": targets}), config).values
+    values = classifier(inputs_of(pool, {"sea": targets}), config).values
     assert (np.argsort(-values)[:40] < 40).mean() > 0.9
 
 
@@ -92,7 +92,7 @@ def test_targets_count_by_their_weights():
 
     def values(north, south):
         weights = {"north": north, "south": south}
-        return classifier(question_of(texts, targets, weights), small()).values
+        return classifier(inputs_of(texts, targets, weights), small()).values
 
     assert values(2.0, 1.0)[0] > values(2.0, 1.0)[1]
     assert values(1.0, 2.0)[0] < values(1.0, 2.0)[1]
@@ -102,15 +102,15 @@ def test_targets_count_by_their_weights():
 
 def test_no_more_than_pool_texts_are_learned_from():
     pool = [f"word{i}" for i in range(200)]
-    question = question_of(pool, {"t": ["other"]})
-    values = classifier(question, ClassifierConfig(pool_texts=50, buckets=2**16)).values
+    inputs = inputs_of(pool, {"t": ["other"]})
+    values = classifier(inputs, ClassifierConfig(pool_texts=50, buckets=2**16)).values
     assert (values < values.max() - 1e-3).sum() == 50
 
 
 def test_the_seed_draws_the_texts_to_learn_from():
     pool, targets = planted(100, like=10)
     one, same, other = (
-        classifier(question_of(pool, {"t": targets}, seed=s), small(pool_texts=50)).values
+        classifier(inputs_of(pool, {"t": targets}, seed=s), small(pool_texts=50)).values
         for s in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, same)
@@ -119,9 +119,9 @@ def test_the_seed_draws_the_texts_to_learn_from():
 
 def test_noise_keeps_texts_as_often_as_gpt3s_rule():
     pool = ["sea calm", "news report", "sea report", "wind"] * 5000
-    question = question_of(pool, {"t": ["sea calm blue", "blue sea"]}, seed=3)
-    log_odds = classifier(question, small(pool_texts=40)).values
-    noisy = classifier(question, small(pool_texts=40, noise=True)).values
+    inputs = inputs_of(pool, {"t": ["sea calm blue", "blue sea"]}, seed=3)
+    log_odds = classifier(inputs, small(pool_texts=40)).values
+    noisy = classifier(inputs, small(pool_texts=40, noise=True)).values
     probabilities = 1 / (1 + np.exp(-log_odds))
     assert np.ptp(probabilities[:4]) > 0.15
     for kind in range(4):
@@ -129,18 +129,18 @@ def test_noise_keeps_texts_as_often_as_gpt3s_rule():
         expected = (2 - probabilities[kind]) ** -9
         assert abs((noisy[kind::4] > 0).mean() - expected) < 0.02
     np.testing.assert_array_equal(
-        noisy, classifier(question, small(pool_texts=40, noise=True)).values
+        noisy, classifier(inputs, small(pool_texts=40, noise=True)).values
     )
 
 
 def test_noise_stays_finite_where_odds_are_extreme():
     pool = ["sea " * 5000, "news " * 5000, "wind"]
     config = small(noise=True)
-    assert np.isfinite(classifier(question_of(pool, {"t": ["sea"]}), config).values).all()
+    assert np.isfinite(classifier(inputs_of(pool, {"t": ["sea"]}), config).values).all()
 
 
 def test_the_pass_that_scores_is_counted(monkeypatch):
     monkeypatch.setattr(classifier_module, "TEXTS", 8)
     seen: list[int] = []
-    classifier(question_of(random_texts(30), TARGETS, advance=seen.append), small())
+    classifier(inputs_of(random_texts(30), TARGETS, advance=seen.append), small())
     assert seen == [8, 8, 8, 6]

@@ -13,7 +13,7 @@ from dsdm.baselines import dsir as dsir_module
 from dsdm.baselines.config import DsirConfig
 from dsdm.baselines.dsir import dsir
 from dsdm.errors import DataError
-from tests.baselines.small_questions import question_of
+from tests.baselines.small_inputs import inputs_of
 
 QUIET = DsirConfig(noise=False)
 VOCABULARY = ["The", "sea,", "of...", "STARS", "Étoile", "don't", "x_1", "(42)", "海と空", "\n"]
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_formula(monkeypatch, batch, buckets):
     monkeypatch.setattr(dsir_module, "TEXTS", batch)
     texts, weights = random_texts(40), {"short": 3.0, "long": 1.0}
     config = DsirConfig(buckets=buckets, noise=False)
-    found = dsir(question_of(texts, TARGETS, weights), config)
+    found = dsir(inputs_of(texts, TARGETS, weights), config)
     expected = literal_dsir(texts, TARGETS, weights, buckets)
     np.testing.assert_allclose(found.values, expected, rtol=1e-12, atol=1e-12)
     assert (found.method, found.target, found.fingerprint) == ("dsir", "mix", "abcd")
@@ -79,39 +79,37 @@ def test_scores_are_the_authors_importance_weights(tmp_path):
     theirs.fit_importance_estimator(num_tokens_to_fit="all")
     theirs.compute_importance_weights()
     expected = np.load(theirs.log_importance_weights_dir / "0.npy")
-    found = dsir(question_of(texts, {"target": target}), QUIET)
+    found = dsir(inputs_of(texts, {"target": target}), QUIET)
     np.testing.assert_allclose(found.values, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_forgetting_buckets_changes_nothing(monkeypatch):
-    question = question_of(random_texts(50), TARGETS)
-    remembered = dsir(question, QUIET).values
+    inputs = inputs_of(random_texts(50), TARGETS)
+    remembered = dsir(inputs, QUIET).values
     monkeypatch.setattr(dsir_module, "REMEMBERED", 0)
-    np.testing.assert_array_equal(dsir(question, QUIET).values, remembered)
+    np.testing.assert_array_equal(dsir(inputs, QUIET).values, remembered)
 
 
 def test_texts_like_a_target_come_first():
     like, unlike = ["the sea was calm and blue"] * 3, ["stocks fell on weak data today"] * 30
-    values = dsir(question_of([*like, *unlike], {"t": ["a calm, blue sea"]}), QUIET).values
+    values = dsir(inputs_of([*like, *unlike], {"t": ["a calm, blue sea"]}), QUIET).values
     assert values[:3].min() > values[3:].max()
 
 
 def test_targets_count_by_their_weights():
     texts = ["north wind", "south wind"]
     targets = {"north": ["north"], "south": ["south " * 50]}
-    values = dsir(question_of(texts, targets, {"north": 2.0, "south": 1.0}), QUIET).values
+    values = dsir(inputs_of(texts, targets, {"north": 2.0, "south": 1.0}), QUIET).values
     assert values[0] > values[1]
-    values = dsir(question_of(texts, targets, {"north": 20.0, "south": 20.0}), QUIET).values
-    rescaled = dsir(question_of(texts, targets, {"north": 0.5, "south": 0.5}), QUIET).values
+    values = dsir(inputs_of(texts, targets, {"north": 20.0, "south": 20.0}), QUIET).values
+    rescaled = dsir(inputs_of(texts, targets, {"north": 0.5, "south": 0.5}), QUIET).values
     np.testing.assert_allclose(values, rescaled, rtol=1e-12)
 
 
 def test_noise_is_standard_gumbel_and_seeded():
     texts = ["the sea", "", "of stars", "war"] * 1500
-    quiet = dsir(question_of(texts, TARGETS), QUIET).values
-    noisy = [
-        dsir(question_of(texts, TARGETS, seed=seed), DsirConfig()).values for seed in (1, 1, 2)
-    ]
+    quiet = dsir(inputs_of(texts, TARGETS), QUIET).values
+    noisy = [dsir(inputs_of(texts, TARGETS, seed=seed), DsirConfig()).values for seed in (1, 1, 2)]
     np.testing.assert_array_equal(noisy[0], noisy[1])
     noise = noisy[0] - quiet
     assert abs(np.corrcoef(noise, noisy[2] - quiet)[0, 1]) < 0.05
@@ -121,7 +119,7 @@ def test_noise_is_standard_gumbel_and_seeded():
 
 
 def test_an_empty_candidate_scores_nothing():
-    values = dsir(question_of(["", "the sea", "\n"], TARGETS), QUIET).values
+    values = dsir(inputs_of(["", "the sea", "\n"], TARGETS), QUIET).values
     assert (values[0], values[2]) == (0, 0)
 
 
@@ -134,11 +132,11 @@ def test_an_empty_candidate_scores_nothing():
 )
 def test_text_without_words_is_an_error(texts, targets, owner):
     with pytest.raises(DataError, match=f"{owner} has no words"):
-        dsir(question_of(texts, targets), QUIET)
+        dsir(inputs_of(texts, targets), QUIET)
 
 
 def test_the_pass_that_scores_is_counted(monkeypatch):
     monkeypatch.setattr(dsir_module, "TEXTS", 8)
     seen: list[int] = []
-    dsir(question_of(random_texts(30), TARGETS, advance=seen.append), QUIET)
+    dsir(inputs_of(random_texts(30), TARGETS, advance=seen.append), QUIET)
     assert seen == [8, 8, 8, 6]

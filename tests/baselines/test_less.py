@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsdm.baselines.config import LessConfig
+from dsdm.baselines.inputs import BaselineInputs, ProxyCheckpoint
 from dsdm.baselines.less import less
-from dsdm.baselines.question import ProxyCheckpoint, Question
 from dsdm.data.batches import Row
 from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.scoring import cosine_scores, unit_scores
@@ -68,9 +68,9 @@ def checkpoints(
     ]
 
 
-def question(found: list[ProxyCheckpoint], **weights: float) -> Question:
+def inputs(found: list[ProxyCheckpoint], **weights: float) -> BaselineInputs:
     count = len(POOL.rows)
-    return Question(
+    return BaselineInputs(
         texts=lambda: iter(()),
         targets={},
         weights=weights or dict.fromkeys(TASKS, 1.0),
@@ -129,12 +129,12 @@ def test_scores_are_the_papers_formulas(tmp_path: Path, name: str) -> None:
     rates = checkpoint_rates(TRAIN, NUM_STEPS, COUNT)
     found = checkpoints(partial(tiny_model, name), tmp_path, [r / sum(rates) for r in rates])
     expected = paper_scores(found)
-    ours = less(question(found), SETTINGS)
+    ours = less(inputs(found), SETTINGS)
     # Scores of rows are kept in float32.
     np.testing.assert_allclose(ours.values, expected.max(1), rtol=1e-6, atol=1e-8)
     # Both tasks are the best for some candidate, or the maximum would not be tested.
     assert set(expected.argmax(1)) == {0, 1}
-    one = less(question(found, one=1.0, two=0.0), SETTINGS)
+    one = less(inputs(found, one=1.0, two=0.0), SETTINGS)
     np.testing.assert_allclose(one.values, expected[:, 0], rtol=1e-6, atol=1e-8)
 
 
@@ -144,7 +144,7 @@ def test_a_parameter_without_gradient_changes_no_score(tmp_path: Path) -> None:
 
     weights = [1 / COUNT] * COUNT
     plain, unused = (
-        less(question(checkpoints(one, tmp_path / name, weights)), SETTINGS).values
+        less(inputs(checkpoints(one, tmp_path / name, weights)), SETTINGS).values
         for name, one in (("plain", tiny_model), ("unused", make))
     )
     np.testing.assert_allclose(unused, plain, rtol=1e-6)

@@ -8,7 +8,7 @@ from dsdm.baselines import pool_batches
 from dsdm.baselines.low_loss import low_loss
 from dsdm.data.batches import Row
 from dsdm.lm.model import flops_per_token
-from tests.baselines.small_questions import question_of
+from tests.baselines.small_inputs import inputs_of
 from tests.conftest import ListRows, random_rows, tiny_model
 
 OWNERS = [0, 1, 1, 1, 2, 3, 3, 4]
@@ -44,14 +44,14 @@ def test_scores_are_minus_the_mean_loss_of_a_token():
     rows = random_rows(len(OWNERS))
     seen: list[int] = []
     flops: list[float] = []
-    question = question_of(
+    inputs = inputs_of(
         rows=rows,
         candidate_of_row=OWNERS,
         models=models,
         advance=seen.append,
         count_flops=flops.append,
     )
-    found = low_loss(question)
+    found = low_loss(inputs)
     np.testing.assert_allclose(found.values, literal_values(models, rows, OWNERS), rtol=1e-9)
     assert (found.method, found.fingerprint) == ("low-loss", "abcd")
     assert sum(seen) == 2 * 5
@@ -61,7 +61,7 @@ def test_scores_are_minus_the_mean_loss_of_a_token():
 
 def test_a_candidate_of_one_token_is_not_taken_for_the_easiest():
     rows = ListRows([*random_rows(6).rows, Row(np.array([3]))])
-    values = low_loss(question_of(rows=rows, models=[tiny_model()])).values
+    values = low_loss(inputs_of(rows=rows, models=[tiny_model()])).values
     assert values[-1] == values.min() < 0
 
 
@@ -73,4 +73,4 @@ def test_what_the_model_repeats_comes_first():
             logits = model(input_ids=torch.tensor([tokens])).logits
         tokens.append(int(logits[0, -1].argmax()))
     rows = ListRows([*random_rows(20).rows, Row(np.array(tokens))])
-    assert low_loss(question_of(rows=rows, models=[model])).values.argmax() == 20
+    assert low_loss(inputs_of(rows=rows, models=[model])).values.argmax() == 20

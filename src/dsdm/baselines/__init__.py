@@ -1,4 +1,4 @@
-"""What people would have done otherwise: each baseline is a function from a `Question` to `Scores`.
+"""Other ways to score: each baseline is a function from `BaselineInputs` to `Scores`.
 
 To add one, write it in a module of its own name and list it in `config.BASELINE_NAMES`; in
 `uses_proxies` too if it reads them, for otherwise new proxies would not make it stale, and in
@@ -8,17 +8,17 @@ To add one, write it in a module of its own name and list it in `config.BASELINE
 from importlib import import_module
 
 from dsdm.baselines.config import BASELINE_NAMES, BaselinesConfig
-from dsdm.baselines.question import Question
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.config import Config
 from dsdm.selection import Scores
 
 
-def baseline_scores(name: str, question: Question, config: BaselinesConfig) -> Scores:
+def baseline_scores(name: str, inputs: BaselineInputs, config: BaselinesConfig) -> Scores:
     """The scores of the baseline called `name`, one of `BASELINE_NAMES`."""
     # Imported here because their libraries take seconds to load.
     baseline = getattr(import_module(f"dsdm.baselines.{name}"), name)
     settings = settings_of(name, config)
-    scores: Scores = baseline(question) if settings is None else baseline(question, settings)
+    scores: Scores = baseline(inputs) if settings is None else baseline(inputs, settings)
     return scores
 
 
@@ -34,4 +34,4 @@ def settings_of(name: str, config: BaselinesConfig) -> Config | None:
     }.get(name)
 
 
-__all__ = ["BASELINE_NAMES", "BaselinesConfig", "Question", "baseline_scores", "settings_of"]
+__all__ = ["BASELINE_NAMES", "BaselineInputs", "BaselinesConfig", "baseline_scores", "settings_of"]

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from scipy.sparse import csr_array
 
 from dsdm.baselines.config import Bm25Config
-from dsdm.baselines.question import Question
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.selection import Scores
 
 _WORD = re.compile(r"\w+")
@@ -36,25 +36,25 @@ class _Counts:
     """How often each text has each term of the query, shape (texts, terms)."""
 
 
-def bm25(question: Question, config: Bm25Config) -> Scores:
+def bm25(inputs: BaselineInputs, config: Bm25Config) -> Scores:
     """BM25 of each candidate for the targets: their weighted mean of the mean over examples.
 
     A query is divided by its number of words, so that every example of a target counts the same.
     Words are runs of letters, digits and underscores, in lower case. Memory is one number a
-    candidate and a few a word of the targets. Two passes of `question.advance`.
+    candidate and a few a word of the targets. Two passes of `inputs.advance`.
     """
-    query = _mean_query(question.targets, question.weights)
+    query = _mean_query(inputs.targets, inputs.weights)
     terms = {term: number for number, term in enumerate(query)}
-    frequencies, mean_length = _statistics(question, terms)
-    rarity = np.log1p((question.num_candidates - frequencies + 0.5) / (frequencies + 0.5))
+    frequencies, mean_length = _statistics(inputs, terms)
+    rarity = np.log1p((inputs.num_candidates - frequencies + 0.5) / (frequencies + 0.5))
     weights = rarity * np.fromiter(query.values(), np.float64, len(query))
-    values = np.zeros(question.num_candidates)
+    values = np.zeros(inputs.num_candidates)
     first = 0
-    for counts in _count(question, terms):
+    for counts in _count(inputs, terms):
         last = first + len(counts.lengths)
         values[first:last] = _saturate(counts, mean_length, config) @ weights
         first = last
-    return question.scores(values, "bm25")
+    return inputs.scores(values, "bm25")
 
 
 def _mean_query(
@@ -72,22 +72,22 @@ def _mean_query(
 
 
 def _statistics(
-    question: Question, terms: Mapping[str, int]
+    inputs: BaselineInputs, terms: Mapping[str, int]
 ) -> tuple[Int[np.ndarray, " terms"], float]:
     """The number of candidates that have each term, and the mean words of a candidate."""
     frequencies = np.zeros(len(terms), np.int64)
     num_words = 0
-    for counts in _count(question, terms):
+    for counts in _count(inputs, terms):
         frequencies += np.bincount(counts.terms.indices, minlength=len(terms))
         num_words += int(counts.lengths.sum())
-    return frequencies, max(num_words, 1) / max(question.num_candidates, 1)
+    return frequencies, max(num_words, 1) / max(inputs.num_candidates, 1)
 
 
-def _count(question: Question, terms: Mapping[str, int]) -> Iterator[_Counts]:
-    texts = question.texts()
+def _count(inputs: BaselineInputs, terms: Mapping[str, int]) -> Iterator[_Counts]:
+    texts = inputs.texts()
     while block := list(islice(texts, TEXTS)):
         yield _count_block(block, terms)
-        question.advance(len(block))
+        inputs.advance(len(block))
 
 
 def _count_block(texts: Iterable[str], terms: Mapping[str, int]) -> _Counts:

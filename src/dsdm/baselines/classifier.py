@@ -15,7 +15,7 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
 
 from dsdm.baselines.config import ClassifierConfig
-from dsdm.baselines.question import Question
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.selection import Scores
 
 TEXTS = 1024
@@ -24,25 +24,25 @@ MAX_ITERATIONS = 1000
 TOLERANCE = 1e-5  # scikit-learn's 1e-4 stops at a loss 1% above the least, with another ranking
 
 
-def classifier(question: Question, config: ClassifierConfig) -> Scores:
+def classifier(inputs: BaselineInputs, config: ClassifierConfig) -> Scores:
     """Log-odds of each candidate to be target text, in nats, at even prior odds.
 
     With `config.noise`, a Pareto(9) draw less the probability p of being pool text instead. GPT-3
     keeps a text where that is above 0; the top k of it is the same rule with the threshold that
-    fills the budget. Two passes over the pool, the second of which calls `question.advance`.
+    fills the budget. Two passes over the pool, the second of which calls `inputs.advance`.
 
     Differs from the paper, which has far more pool text than it learns from: here much of a small
     pool is learned from, and those candidates score lower than they would if unseen.
     """
-    sampling, noise = np.random.default_rng([question.seed, *b"classifier"]).spawn(2)
+    sampling, noise = np.random.default_rng([inputs.seed, *b"classifier"]).spawn(2)
     hasher = FeatureHasher(config.buckets, input_type="string", alternate_sign=False)
-    is_drawn = _draw(question.num_candidates, config.pool_texts, sampling)
-    model = _fit(question, is_drawn, hasher)
-    values = _log_odds(question, model, hasher)
+    is_drawn = _draw(inputs.num_candidates, config.pool_texts, sampling)
+    model = _fit(inputs, is_drawn, hasher)
+    values = _log_odds(inputs, model, hasher)
     if config.noise:
         pool_probability = np.exp(-np.logaddexp(0, values))
         values = noise.pareto(PARETO_SHAPE, len(values)) - pool_probability
-    return question.scores(values, "classifier")
+    return inputs.scores(values, "classifier")
 
 
 def _draw(count: int, limit: int, rng: np.random.Generator) -> Bool[np.ndarray, " candidates"]:
@@ -53,12 +53,12 @@ def _draw(count: int, limit: int, rng: np.random.Generator) -> Bool[np.ndarray, 
 
 
 def _fit(
-    question: Question, is_drawn: Bool[np.ndarray, " candidates"], hasher: FeatureHasher
+    inputs: BaselineInputs, is_drawn: Bool[np.ndarray, " candidates"], hasher: FeatureHasher
 ) -> LogisticRegression:
     """Logistic regression of the targets' texts against the pool's; both weigh the same in all."""
-    drawn = compress(question.texts(), is_drawn)
-    features = _count_words(chain(*question.targets.values(), drawn), hasher)
-    target_weights = _target_weights(question)
+    drawn = compress(inputs.texts(), is_drawn)
+    features = _count_words(chain(*inputs.targets.values(), drawn), hasher)
+    target_weights = _target_weights(inputs)
     pool_weights = np.full(is_drawn.sum(), 1 / is_drawn.sum())
     weights = np.concatenate([target_weights, pool_weights]) * features.shape[0] / 2
     is_target = np.arange(len(weights)) < len(target_weights)
@@ -66,24 +66,24 @@ def _fit(
     return model.fit(features, is_target, weights)
 
 
-def _target_weights(question: Question) -> Float[np.ndarray, " texts"]:
+def _target_weights(inputs: BaselineInputs) -> Float[np.ndarray, " texts"]:
     """Of each text, one in all; each text of a target weighs the same."""
-    total = sum(question.weights[name] for name in question.targets)
+    total = sum(inputs.weights[name] for name in inputs.targets)
     return np.concatenate(
         [
-            np.full(len(texts), question.weights[name] / total / len(texts))
-            for name, texts in question.targets.items()
+            np.full(len(texts), inputs.weights[name] / total / len(texts))
+            for name, texts in inputs.targets.items()
         ]
     )
 
 
 def _log_odds(
-    question: Question, model: LogisticRegression, hasher: FeatureHasher
+    inputs: BaselineInputs, model: LogisticRegression, hasher: FeatureHasher
 ) -> Float[np.ndarray, " candidates"]:
-    texts, values = question.texts(), []
+    texts, values = inputs.texts(), []
     while block := list(islice(texts, TEXTS)):
         values.append(model.decision_function(_count_words(block, hasher)))
-        question.advance(len(block))
+        inputs.advance(len(block))
     return np.concatenate(values)
 
 

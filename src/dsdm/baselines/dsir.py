@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dsdm.baselines.config import DsirConfig
-from dsdm.baselines.question import Question
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.errors import DataError
 from dsdm.selection import Scores
 
@@ -26,13 +26,13 @@ REMEMBERED = 1 << 19
 _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
-def dsir(question: Question, config: DsirConfig) -> Scores:
+def dsir(inputs: BaselineInputs, config: DsirConfig) -> Scores:
     """Log importance weight of each candidate, in nats; the default adds standard Gumbel noise.
 
     It is the sum over a candidate's words and pairs of words of log(p_target / p_pool), so it grows
     with the text's length. With the noise, the top k are a sample of k without replacement in
     proportion to the weights. Two passes over the pool, the second of which calls
-    `question.advance`; memory is one number a candidate.
+    `inputs.advance`; memory is one number a candidate.
 
     Differs from the paper: with several targets, p_target is the weighted mean of their own
     distributions, so that a target counts by its weight and not by its length. The package, which
@@ -42,12 +42,12 @@ def dsir(question: Question, config: DsirConfig) -> Scores:
         DataError: the pool or a target has no words.
     """
     buckets = _Buckets(config.buckets)
-    log_ratio = np.log(_target_shares(question, buckets) + SMOOTHING)
-    log_ratio -= np.log(_shares(question.texts(), buckets, "The pool") + SMOOTHING)
-    values = np.fromiter(_sums(question, buckets, log_ratio), np.float64)
+    log_ratio = np.log(_target_shares(inputs, buckets) + SMOOTHING)
+    log_ratio -= np.log(_shares(inputs.texts(), buckets, "The pool") + SMOOTHING)
+    values = np.fromiter(_sums(inputs, buckets, log_ratio), np.float64)
     if config.noise:
-        values += np.random.default_rng([question.seed, *b"dsir"]).gumbel(size=len(values))
-    return question.scores(values, "dsir")
+        values += np.random.default_rng([inputs.seed, *b"dsir"]).gumbel(size=len(values))
+    return inputs.scores(values, "dsir")
 
 
 class _Buckets(dict[str, int]):
@@ -71,11 +71,9 @@ class _Buckets(dict[str, int]):
         return [*map(self.__getitem__, words), *map(self.__getitem__, pairs)]
 
 
-def _target_shares(question: Question, buckets: _Buckets) -> Float[np.ndarray, " buckets"]:
-    shares = [
-        _shares(texts, buckets, f"Target {name!r}") for name, texts in question.targets.items()
-    ]
-    weights = [question.weights[name] for name in question.targets]
+def _target_shares(inputs: BaselineInputs, buckets: _Buckets) -> Float[np.ndarray, " buckets"]:
+    shares = [_shares(texts, buckets, f"Target {name!r}") for name, texts in inputs.targets.items()]
+    weights = [inputs.weights[name] for name in inputs.targets]
     return np.average(shares, axis=0, weights=weights)
 
 
@@ -93,13 +91,13 @@ def _shares(texts: Iterable[str], buckets: _Buckets, owner: str) -> Float[np.nda
 
 
 def _sums(
-    question: Question, buckets: _Buckets, log_ratio: Float[np.ndarray, " buckets"]
+    inputs: BaselineInputs, buckets: _Buckets, log_ratio: Float[np.ndarray, " buckets"]
 ) -> Iterator[float]:
     """The sum of each candidate's log ratios."""
-    for lengths, ngrams in _read(question.texts(), buckets):
+    for lengths, ngrams in _read(inputs.texts(), buckets):
         texts = np.repeat(np.arange(len(lengths)), lengths)
         yield from np.bincount(texts, log_ratio[ngrams], len(lengths)).tolist()
-        question.advance(len(lengths))
+        inputs.advance(len(lengths))
 
 
 def _read(

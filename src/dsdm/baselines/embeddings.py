@@ -11,8 +11,8 @@ from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from dsdm.baselines.config import SemDedupConfig, SimilarityConfig
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.baselines.pool_batches import BATCH_TOKENS, pool_batches
-from dsdm.baselines.question import Question
 from dsdm.data.batches import Batch, Rows, iter_batches
 from dsdm.errors import ModelError, NumericalError
 from dsdm.lm.outputs import hidden_states
@@ -44,26 +44,26 @@ def check_installed(config: Embedding) -> None:
 
 
 def candidate_embeddings(
-    question: Question, config: Embedding
+    inputs: BaselineInputs, config: Embedding
 ) -> Float[np.ndarray, "candidates dim"]:
     """The embedding of each candidate, float32, of unit length.
 
     By the proxy it is the mean state over all tokens that are read, in every row all but the
-    last. Another model reads a text as far as its own limit. One pass of `question.advance`.
+    last. Another model reads a text as far as its own limit. One pass of `inputs.advance`.
 
     Raises:
         ModelError: `config.embedding` can't be loaded, or its package is not installed.
         NumericalError: an embedding is NaN, infinite or zero.
     """
     if config.embedding == "proxy":
-        vectors = _state_sums(question)
+        vectors = _state_sums(inputs)
     else:
-        vectors = _text_embeddings(question, _load_encode(config))
+        vectors = _text_embeddings(inputs, _load_encode(config))
     return _unit_length(vectors, config, "candidate")
 
 
 def target_embeddings(
-    question: Question, config: Embedding
+    inputs: BaselineInputs, config: Embedding
 ) -> dict[str, Float[np.ndarray, "examples dim"]]:
     """The embedding of each target's examples, made as those of candidates.
 
@@ -72,25 +72,25 @@ def target_embeddings(
         NumericalError: an embedding is NaN, infinite or zero.
     """
     if config.embedding == "proxy":
-        model = question.proxies[0]()
-        found = {name: _row_states(rows, model) for name, rows in question.target_rows.items()}
+        model = inputs.proxies[0]()
+        found = {name: _row_states(rows, model) for name, rows in inputs.target_rows.items()}
     else:
         encode = _load_encode(config)
-        found = {name: encode(list(texts)) for name, texts in question.targets.items()}
+        found = {name: encode(list(texts)) for name, texts in inputs.targets.items()}
     return {n: _unit_length(vectors, config, f"{n}'s example") for n, vectors in found.items()}
 
 
-def _state_sums(question: Question) -> Float[np.ndarray, "candidates dim"]:
+def _state_sums(inputs: BaselineInputs) -> Float[np.ndarray, "candidates dim"]:
     """Sums of states, which point where their means do.
 
     Always in fp32: bf16 can't tell near-duplicates apart.
     """
-    model = question.proxies[0]()
+    model = inputs.proxies[0]()
     width = model.get_output_embeddings().weight.shape[1]
-    sums = np.zeros((question.num_candidates, width), np.float32)
+    sums = np.zeros((inputs.num_candidates, width), np.float32)
     with torch.inference_mode():
-        for rows, candidates, batch in pool_batches(question, model):
-            np.add.at(sums, candidates, _summed_states(model, batch, question.rows.lengths[rows]))
+        for rows, candidates, batch in pool_batches(inputs, model):
+            np.add.at(sums, candidates, _summed_states(model, batch, inputs.rows.lengths[rows]))
     return sums
 
 
@@ -111,16 +111,16 @@ def _summed_states(
     return states.sum(1).float().cpu().numpy()
 
 
-def _text_embeddings(question: Question, encode: Encode) -> Float[np.ndarray, "candidates dim"]:
-    texts, first = question.texts(), 0
+def _text_embeddings(inputs: BaselineInputs, encode: Encode) -> Float[np.ndarray, "candidates dim"]:
+    texts, first = inputs.texts(), 0
     vectors = np.zeros((0, 1), np.float32)
     while block := list(islice(texts, TEXTS)):
         found = encode(block)
         if first == 0:
-            vectors = np.zeros((question.num_candidates, found.shape[1]), np.float32)
+            vectors = np.zeros((inputs.num_candidates, found.shape[1]), np.float32)
         vectors[first : first + len(block)] = found
         first += len(block)
-        question.advance(len(block))
+        inputs.advance(len(block))
     return vectors
 
 

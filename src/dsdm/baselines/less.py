@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsdm.baselines.config import LessConfig
-from dsdm.baselines.question import Question
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.data.sequences import Subset
 from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.groups import checkpoint_mean, weighted_means
@@ -40,7 +40,7 @@ WINDOW_ROWS = 1 << 16
 """Rows that are sorted by length and scored together."""
 
 
-def less(inputs: Question, settings: LessConfig) -> Scores:
+def less(inputs: BaselineInputs, settings: LessConfig) -> Scores:
     """The best of the targets' LESS scores, each the weighted mean over the proxies' checkpoints.
 
     One pass of `inputs.advance` a checkpoint. Targets without weight do not count.

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.baselines.pool_batches import pool_batches
-from dsdm.baselines.question import Question
 from dsdm.data.batches import IGNORED
 from dsdm.lm.outputs import token_outputs
 from dsdm.precision import autocast
@@ -17,26 +17,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def low_loss(question: Question) -> Scores:
+def low_loss(inputs: BaselineInputs) -> Scores:
     """Minus the loss of each candidate in nats a token, averaged over the proxies.
 
-    One pass of `question.advance` a proxy. A candidate of a single token, of which nothing is
+    One pass of `inputs.advance` a proxy. A candidate of a single token, of which nothing is
     predicted, gets the lowest value of the pool.
 
     Source: selection by perplexity, as in Marion et al., When Less is More, 2023.
     """
-    values = np.zeros(question.num_candidates)
-    for load in question.proxies:
-        values += _mean_loglik(question, load()) / len(question.proxies)
-    return question.scores(values, "low-loss")
+    values = np.zeros(inputs.num_candidates)
+    for load in inputs.proxies:
+        values += _mean_loglik(inputs, load()) / len(inputs.proxies)
+    return inputs.scores(values, "low-loss")
 
 
-def _mean_loglik(question: Question, model: "PreTrainedModel") -> Float[np.ndarray, " candidates"]:
+def _mean_loglik(
+    inputs: BaselineInputs, model: "PreTrainedModel"
+) -> Float[np.ndarray, " candidates"]:
     """The mean of log p, in nats, over all tokens of a candidate's rows but the first of each."""
-    sums = np.zeros(question.num_candidates)
-    counts = np.zeros(question.num_candidates, np.int64)
+    sums = np.zeros(inputs.num_candidates)
+    counts = np.zeros(inputs.num_candidates, np.int64)
     with torch.inference_mode(), autocast(model.device, "auto"):
-        for _, candidates, batch in pool_batches(question, model):
+        for _, candidates, batch in pool_batches(inputs, model):
             row_sums = token_outputs(model, batch, "loglik").double().sum(1)
             np.add.at(sums, candidates, row_sums.cpu().numpy())
             np.add.at(counts, candidates, (batch.labels != IGNORED).sum(1).cpu().numpy())

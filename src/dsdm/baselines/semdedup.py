@@ -17,32 +17,32 @@ from sklearn.cluster import MiniBatchKMeans
 
 from dsdm.baselines.config import SemDedupConfig
 from dsdm.baselines.embeddings import candidate_embeddings
-from dsdm.baselines.question import Question
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.selection import Scores
 
 BLOCK = 2048
 """Candidates that are compared with as many others at once: 16 MB of cosines."""
 
 
-def semdedup(question: Question, config: SemDedupConfig) -> Scores:
+def semdedup(inputs: BaselineInputs, config: SemDedupConfig) -> Scores:
     """Minus the largest cosine with an earlier candidate of the same cluster; 1 for its first.
 
     What lies at -(1 - eps) or above is what the published rule keeps, so that to take the best is
     to take the eps that leaves as many. Memory is the embeddings and two copies of the largest
-    cluster's. Two passes of `question.advance`: reading, comparing.
+    cluster's. Two passes of `inputs.advance`: reading, comparing.
 
     Raises:
         ModelError: `config.embedding` can't be loaded, or its package is not installed.
         NumericalError: an embedding is NaN, infinite or zero.
     """
-    vectors = candidate_embeddings(question, config)
+    vectors = candidate_embeddings(inputs, config)
     values = np.empty(len(vectors))
-    for members in _clusters(vectors, config.clusters, question.seed):
+    for members in _clusters(vectors, config.clusters, inputs.seed):
         own = vectors[members]
         order = np.argsort(own @ own.mean(0), kind="stable")
         values[members[order]] = -_earlier_cosines(own[order])
-        question.advance(len(members))
-    return question.scores(values, "semdedup")
+        inputs.advance(len(members))
+    return inputs.scores(values, "semdedup")
 
 
 def _clusters(

@@ -11,23 +11,23 @@ import numpy as np
 
 from dsdm.baselines.config import SimilarityConfig
 from dsdm.baselines.embeddings import candidate_embeddings, target_embeddings
-from dsdm.baselines.question import Question
+from dsdm.baselines.inputs import BaselineInputs
 from dsdm.selection import Scores
 
 
-def similarity(question: Question, config: SimilarityConfig) -> Scores:
+def similarity(inputs: BaselineInputs, config: SimilarityConfig) -> Scores:
     """The mean cosine of each candidate with a target's examples, weighted over targets.
 
-    One pass of `question.advance`.
+    One pass of `inputs.advance`.
 
     Raises:
         ModelError: `config.embedding` can't be loaded, or its package is not installed.
         NumericalError: an embedding is NaN, infinite or zero.
     """
-    total = sum(question.weights[name] for name in question.targets)
+    total = sum(inputs.weights[name] for name in inputs.targets)
     query = sum(
-        question.weights[name] / total * vectors.mean(0)
-        for name, vectors in target_embeddings(question, config).items()
+        inputs.weights[name] / total * vectors.mean(0)
+        for name, vectors in target_embeddings(inputs, config).items()
     )
-    values = candidate_embeddings(question, config) @ np.asarray(query, np.float32)
-    return question.scores(values.astype(np.float64), "similarity")
+    values = candidate_embeddings(inputs, config) @ np.asarray(query, np.float32)
+    return inputs.scores(values.astype(np.float64), "similarity")

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from dsdm.artifacts import Draft, load_manifest, write_json
-from dsdm.baselines import Question, baseline_scores, settings_of
+from dsdm.baselines import BaselineInputs, baseline_scores, settings_of
 from dsdm.baselines.config import BASELINE_NAMES, uses_proxies
 from dsdm.baselines.controls import best_source, source_matched
 from dsdm.baselines.embeddings import Embedding, check_installed
-from dsdm.baselines.question import ProxyCheckpoint
+from dsdm.baselines.inputs import ProxyCheckpoint
 from dsdm.baselines.random import random_scores
 from dsdm.data.sequences import Rows, Subset
 from dsdm.data.tasks import PARTS, Part, load_target, read_target_texts, write_target
@@ -65,7 +65,7 @@ def score_by_baseline(run: Run, draft: Draft, name: str, weights: dict[str, floa
         tables = [examples.candidates_table(shard).select(["source"]) for shard in examples.shards]
         sources = pa.concat_tables(tables)["source"].combine_chunks().dictionary_encode()
         rows = run.targets("fit")
-        question = Question(
+        inputs = BaselineInputs(
             texts=partial(_texts, run),
             targets={name: _target_texts(run, name) for name in weights},
             weights=weights,
@@ -87,7 +87,7 @@ def score_by_baseline(run: Run, draft: Draft, name: str, weights: dict[str, floa
             advance=advance,
             count_flops=count_flops,
         )
-        scores = baseline_scores(name, question, experiment.baselines)
+        scores = baseline_scores(name, inputs, experiment.baselines)
     scores.require_finite()
     write_candidate_scores(examples, {ScoreColumn(name): scores.values}, draft.path / SCORES)
     draft.counts["candidates"] = len(scores.values)

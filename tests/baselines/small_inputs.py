@@ -1,4 +1,4 @@
-"""Questions small enough to answer by hand."""
+"""Inputs small enough to score by hand."""
 
 import sys
 import types
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from dsdm.baselines.question import Question
+from dsdm.baselines.inputs import BaselineInputs
 from tests.conftest import ListRows
 
 
-def question_of(
+def inputs_of(
     texts: Sequence[str] = (),
     targets: Mapping[str, Sequence[str]] | None = None,
     weights: Mapping[str, float] | None = None,
@@ -25,14 +25,14 @@ def question_of(
     advance: Callable[[int], None] = lambda count: None,
     count_flops: Callable[[float], None] = lambda flops: None,
     target_rows: Mapping[str, ListRows] | None = None,
-) -> Question:
+) -> BaselineInputs:
     """Of texts, of rows, or of both. Without `candidate_of_row`, a row is a candidate."""
     targets = targets or {}
     rows = rows or ListRows([])
     owner = np.array(range(len(rows.rows)) if candidate_of_row is None else candidate_of_row)
     count = len(texts) or int(owner.max(initial=-1)) + 1
     num_tokens = np.bincount(owner.astype(np.int64), rows.lengths, count) if len(owner) else None
-    return Question(
+    return BaselineInputs(
         texts=lambda: iter(texts),
         targets=targets,
         weights=weights or dict.fromkeys(targets, 1.0),

@@ -26,7 +26,7 @@ class ProxyCheckpoint:
 
 
 @dataclass(frozen=True)
-class Question:
+class BaselineInputs:
     """The pool, the targets and the proxies. Every baseline is a function of it."""
 
     texts: Callable[[], Iterator[str]]
