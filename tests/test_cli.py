@@ -283,7 +283,6 @@ def test_a_new_experiment_can_be_written_and_loaded(tmp_path: Path, dsdm: Dsdm) 
         (["rn", "FILE"], "No such command 'rn'. Did you mean 'run'?"),
         (["report", "RUN", "--proxies.count", "3"], "No such option '--proxies.count'"),
         (["select", "RUN"], "Missing option '--out'"),
-        (["select", "RUN", "RUN", "--out", "x"], "Give one run"),
         (["new", "ABSENT", "--plugin", "no_such_module"], "`no_such_module` cannot be imported"),
         (["verify", "ABSENT"], "is no run folder"),
         (["new", "FILE"], "exists already"),

@@ -41,7 +41,7 @@ def pool_error(tmp_path: Path, dsdm: Dsdm) -> Pool:
             old.unlink()
         (tmp_path / "pool" / name).write_bytes(content)
         path = write_experiment(tmp_path, pool={"max_rejected_share": 0.2} | pool)
-        return message(dsdm, "run", path, "--until", "examples")
+        return message(dsdm, "run", path, "--until", "duplicates")
 
     return run
 
@@ -118,14 +118,15 @@ def test_bad_records_are_counted_and_too_many_stop_the_run(
     found = pool_error("a.jsonl", content, max_rejected_share=0.1, max_document_bytes=400)
     assert "a.jsonl: 1 of 7 records can't be used (1 " in found
     assert reason in found
-    (listed,) = (tmp_path / "run" / "examples").glob("rejected-*.jsonl")
+    (listed,) = (tmp_path / "run" / "examples").glob("rejected*.jsonl")
     assert str(listed) in found
     assert json.loads(listed.read_text())["row"] == 6
-    allowed = ("--pool.max_rejected_share", "0.2", "--until", "examples")
+    allowed = ("--pool.max_rejected_share", "0.2", "--until", "duplicates")
     assert dsdm("run", tmp_path / "tiny.yaml", *allowed)[0] == 0
-    shard = tmp_path / "run" / "examples" / "00000"
-    counts = json.loads((shard / "_manifest.json").read_text())["counts"]
-    assert (counts["documents"], counts["rejected"]) == (6, 1)
+    folders = [tmp_path / "run" / name for name in ("examples/00000", "duplicates")]
+    rejected = "".join((folder / "rejected.jsonl").read_text() for folder in folders)
+    counts = json.loads((folders[1] / "_manifest.json").read_text())["counts"]
+    assert (counts["documents"], rejected.count("\n")) == (6, 1)
 
 
 def target_error(folder: Path, dsdm: Dsdm, content: bytes, **target: object) -> str:
@@ -225,7 +226,7 @@ def test_a_budget_that_is_larger_than_the_pool(tiny: Path, dsdm: Dsdm) -> None:
         (["--proxies.count", "0"], "`proxies` needs count >= 1"),
         (
             ["--directions.estimators", "[ekfc]"],
-            "known are ekfac, gradient, less, metagradient, trak",
+            "known are ekfac, gradient, metagradient, trak",
         ),
         (["--estimator", "trak"], "`estimator` 'trak' is not in `directions.estimators`"),
         (["--selection.tokens", "5", "--selection.fraction", "0.1"], "exactly one budget"),
@@ -233,7 +234,7 @@ def test_a_budget_that_is_larger_than_the_pool(tiny: Path, dsdm: Dsdm) -> None:
         (["--compare.arms", "[tip]"], "compare.arms: 'tip' is not known"),
         (["--compare.arms", "['dsir:far']"], "'far' is none of the targets words"),
         (["--compare.arms", "['top:words']"], "set scores.per_target to true"),
-        (["--pool.format", "csv"], "`pool.format`: 'csv' is none of auto, conversations,"),
+        (["--pool.format", "csv"], "`pool`: format 'csv' is none of auto, dataset, tokens,"),
     ],
 )
 def test_a_setting_that_is_wrong(
@@ -262,7 +263,7 @@ def test_a_file_that_is_no_experiment(tmp_path: Path, dsdm: Dsdm, text: str, exp
 
 
 def test_a_full_disk(tiny: Path, dsdm: Dsdm, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert dsdm("run", tiny, "--until", "examples")[0] == 0
+    assert dsdm("run", tiny, "--until", "duplicates")[0] == 0
     # The index of the pool is written first, before any stage.
     calls = iter([os.fsync])
 
@@ -362,5 +363,5 @@ def test_a_pool_whose_every_candidate_overlaps_a_target(tmp_path: Path, dsdm: Ds
 def test_ids_that_occur_in_two_files(tiny: Path, dsdm: Dsdm) -> None:
     records = [{"id": f"a{i}", "text": f"something else, number {i}"} for i in range(5)]
     write_jsonl(tiny.parent / "pool" / "c.jsonl", records)
-    found = message(dsdm, "run", tiny, "--until", "examples")
+    found = message(dsdm, "run", tiny, "--until", "duplicates")
     assert "5 of 5 records can't be used (5 duplicate id)" in found

@@ -44,7 +44,7 @@ def choose_threads(
                 "--threads."
             ) from error
     threads = wanted or initial or default_threads(busy_cpus(), workers)
-    with disk_errors(path):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps({"threads": threads}).encode() + b"\n")
     return threads

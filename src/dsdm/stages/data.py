@@ -29,7 +29,8 @@ def examples(graph: Graph) -> Iterator[Artifact]:
     run: Run = graph.run
     (tokenizer,) = graph["tokenizer"]
     pool = as_dict(run.experiment.pool)
-    del pool["files"]
+    # Which files there are is the pieces', and how many records may be rejected changes none.
+    del pool["files"], pool["max_rejected_share"]
     for number, part in enumerate(run.pool.pieces):
         piece = part.piece
         yield Artifact(
