@@ -19,6 +19,7 @@ from dsdm.experiment import Experiment
 from dsdm.lock import LOCK
 from dsdm.reporting.page import write_run_report
 from dsdm.stages import LOCAL, ON_REQUEST, STAGES, Run, Workers, run_experiment
+from dsdm.threads import FILE as THREADS
 
 TRAIN = {
     "lr": 0.01,
@@ -98,14 +99,14 @@ def made_in(world: Path) -> dict[str, bytes]:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """All files of a run, hidden ones too, but for the lock, costs and what is written of them.
+    """All files of a run, hidden ones too, but for what may differ between two runs.
 
     The page itself is left out: figures.json holds the same as data, with the costs apart.
     """
     found = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
-        if not file.is_file() or file.name in (*PER_RUN, LOCK, "report.html"):
+        if not file.is_file() or file.name in (*PER_RUN, LOCK, THREADS, "report.html"):
             continue
         found[name] = file.read_bytes()
         if name == "figures.json":

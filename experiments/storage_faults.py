@@ -30,7 +30,7 @@ from kills import Begins, Boundary, in_a_fork, list_boundaries
 from record import figure, write_figures
 from small_run import contents, differing, make_world, run_all, small_experiment
 
-from dsdm.artifacts import COST
+from dsdm.artifacts import PER_RUN
 from dsdm.cli import main as dsdm
 from dsdm.experiment import save_experiment
 
@@ -181,7 +181,7 @@ def finished_file_faults(run: Path) -> Iterator[Fault]:
         yield Fault(f"flipped bit in {name}", name, partial(_flip, name, number))
         yield Fault(f"cut {name}", name, partial(_cut, name))
         yield Fault(f"unreadable {name}", name, partial(_make_unreadable, Path("run") / name))
-        if Path(name).name != COST:  # without its manifest an artifact is only missing
+        if Path(name).name not in PER_RUN:  # without its manifest an artifact is only missing
             yield Fault(f"absent {name}", name, partial(_remove, name))
 
 
