@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from dsdm.checking.measured import KINDS, GroupKind
 from dsdm.errors import DataError
-from dsdm.evaluation.arms import cut_to_tokens
+from dsdm.evaluation.rows import cut_to_tokens
 
 Group = tuple[GroupKind, Int[np.ndarray, "..."]]
 
