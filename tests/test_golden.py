@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dsdm.baselines.less import AdamSteps, mean_unit_gradient
+from dsdm.baselines.less_math import AdamSteps, mean_unit_gradient
 from dsdm.data.batches import Row
 from dsdm.datamodel.config import MIX, ScoresConfig
 from dsdm.datamodel.direction import Direction

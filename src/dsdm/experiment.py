@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from dsdm.artifacts import write_whole
-from dsdm.baselines.config import BASELINE_NAMES, NEEDS_MOMENTS, BaselinesConfig
+from dsdm.baselines import BASELINES, BaselinesConfig, baselines_config
 from dsdm.checking.config import CheckConfig
 from dsdm.config import Config, as_dict, read_config, with_sections
 from dsdm.data.export import ExportConfig
@@ -133,7 +133,7 @@ class Experiment(Config):
             raise ValueError("`targets` must name at least one target")
         if len(set(names)) < len(names) or "mix" in names:
             raise ValueError(f"target names must differ and none may be `mix`, got {names}")
-        if self.estimator not in (None, *self.estimators, *BASELINE_NAMES):
+        if self.estimator not in (None, *self.estimators, *BASELINES):
             raise ValueError(
                 f"`estimator` {self.estimator!r} is not in `directions.estimators` and no baseline"
             )
@@ -242,7 +242,7 @@ class Experiment(Config):
     @property
     def estimators(self) -> tuple[str, ...]:
         """The estimators that are run; the default's reason is in docs/method.md."""
-        if self.directions.estimators or self.estimator in BASELINE_NAMES:
+        if self.directions.estimators or self.estimator in tuple(BASELINES):
             return self.directions.estimators
         return (METAGRADIENT if self.model.lora else EKFAC,)
 
@@ -314,17 +314,21 @@ def load_experiment(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Ex
 
 
 def experiment_type() -> type[Experiment]:
-    """`Experiment` with a section for every estimator that is registered by now."""
-    found = directions_config()
-    if found is DirectionsConfig:
-        return Experiment
-    return with_sections(Experiment, (("directions", found, "How directions are estimated."),))
+    """`Experiment` with a section for every estimator and baseline that is registered by now."""
+    composed = (
+        ("directions", directions_config(), "How directions are estimated."),
+        ("baselines", baselines_config(), "Settings of the methods to compare with."),
+    )
+    fields = {field.name: field.type for field in msgspec.structs.fields(Experiment)}
+    others = tuple(one for one in composed if one[1] is not fields[one[0]])
+    return with_sections(Experiment, others) if others else Experiment
 
 
 def _check_arms(experiment: Experiment) -> None:
     used = {experiment.selecting_estimator, *(arm.method for arm in experiment.compared_arms)}
-    for name in sorted(used.intersection(NEEDS_MOMENTS)):
-        if not experiment.proxies.moments:
+    for name in sorted(used):
+        found = BASELINES.get(name)
+        if found is not None and found.needs_moments and not experiment.proxies.moments:
             raise ConfigError(f"`{name}` needs Adam's moments: set proxies.moments to true.")
     targets = [target.name for target in experiment.targets]
     for arm in experiment.compared_arms:
@@ -334,7 +338,7 @@ def _check_arms(experiment: Experiment) -> None:
                 f"{', '.join(targets)}."
             )
         is_scored = experiment.scores.per_target or experiment.scores.per_example > 0
-        if arm.target is not None and arm.method not in BASELINE_NAMES and not is_scored:
+        if arm.target is not None and arm.method not in BASELINES and not is_scored:
             raise ConfigError(
                 f"compare.arms: {arm.name!r} needs the scores of each target: set "
                 "scores.per_target to true."

@@ -1,4 +1,4 @@
-"""Inputs small enough to score by hand."""
+"""Inputs small enough to answer by hand."""
 
 import sys
 import types

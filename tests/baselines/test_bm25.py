@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from dsdm.baselines import bm25 as bm25_module
-from dsdm.baselines.bm25 import bm25
-from dsdm.baselines.config import Bm25Config
+from dsdm.baselines.bm25 import Bm25Config, bm25
 from tests.baselines.small_inputs import inputs_of
 
 VOCABULARY = ["The", "sea", "of", "stars", "Étoile", "and", "a", "war", "x_1", "42"]

@@ -6,8 +6,7 @@ from scipy.optimize import minimize
 from sklearn.utils import murmurhash3_32
 
 from dsdm.baselines import classifier as classifier_module
-from dsdm.baselines.classifier import classifier
-from dsdm.baselines.config import ClassifierConfig
+from dsdm.baselines.classifier import ClassifierConfig, classifier
 from tests.baselines.small_inputs import inputs_of
 
 BUCKETS = 16

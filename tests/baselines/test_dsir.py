@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from dsdm.baselines import dsir as dsir_module
-from dsdm.baselines.config import DsirConfig
-from dsdm.baselines.dsir import dsir
+from dsdm.baselines.dsir import DsirConfig, dsir
 from dsdm.errors import DataError
 from tests.baselines.small_inputs import inputs_of
 

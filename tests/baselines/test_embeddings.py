@@ -12,7 +12,6 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from dsdm.baselines import embeddings, pool_batches
-from dsdm.baselines.config import SemDedupConfig
 from dsdm.baselines.embeddings import candidate_embeddings
 from dsdm.data.batches import Row
 from dsdm.errors import ModelError, NumericalError
@@ -20,7 +19,7 @@ from tests.baselines.small_inputs import as_texts, inputs_of, read_numbers
 from tests.conftest import ListRows, random_rows, tiny_model
 
 OWNERS = [0, 1, 1, 1, 2, 3, 3, 4]
-NUMBERS = SemDedupConfig(embedding="numbers")
+METHOD = "semdedup"
 
 
 def literal_embeddings(model, rows, owners):
@@ -46,14 +45,14 @@ def test_the_proxy_s_is_the_mean_state_of_a_candidate_s_tokens(model, monkeypatc
     inputs = inputs_of(
         rows=rows, candidate_of_row=OWNERS, models=[model, tiny_model(seed=9)], advance=seen.append
     )
-    found = candidate_embeddings(inputs, SemDedupConfig())
+    found = candidate_embeddings(inputs, "proxy", METHOD)
     np.testing.assert_allclose(found, literal_embeddings(model, rows, OWNERS), atol=1e-6)
     assert (found.dtype, sum(seen)) == (np.float32, 5)
 
 
 def test_a_candidate_of_one_token_is_embedded():
     model, rows = tiny_model(), ListRows([*random_rows(3).rows, Row(np.array([3]))])
-    found = candidate_embeddings(inputs_of(rows=rows, models=[model]), SemDedupConfig())
+    found = candidate_embeddings(inputs_of(rows=rows, models=[model]), "proxy", METHOD)
     np.testing.assert_allclose(found, literal_embeddings(model, rows, range(4)), atol=1e-6)
 
 
@@ -63,7 +62,9 @@ def test_a_sentence_model_s_are_put_to_unit_length(monkeypatch, block):
     monkeypatch.setattr(embeddings, "TEXTS", block)
     vectors = np.random.default_rng(0).normal(size=(9, 3))
     seen: list[int] = []
-    found = candidate_embeddings(inputs_of(as_texts(vectors), advance=seen.append), NUMBERS)
+    found = candidate_embeddings(
+        inputs_of(as_texts(vectors), advance=seen.append), "numbers", METHOD
+    )
     expected = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (found.dtype, sum(seen)) == (np.float32, 9)
@@ -75,34 +76,34 @@ def test_a_sentence_model_s_are_put_to_unit_length(monkeypatch, block):
 def test_a_folder_is_read_without_the_network(monkeypatch, tmp_path):
     made = read_numbers(monkeypatch)
     for name in (str(tmp_path), "someone/model"):
-        candidate_embeddings(inputs_of(["1 2"]), SemDedupConfig(embedding=name))
+        candidate_embeddings(inputs_of(["1 2"]), name, METHOD)
     assert [arguments["local_files_only"] for arguments in made] == [True, False]
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ModelError, match="package `sentence-transformers`"):
-        candidate_embeddings(inputs_of(["a"]), SemDedupConfig(embedding="someone/model"))
+        candidate_embeddings(inputs_of(["a"]), "someone/model", METHOD)
 
 
 def test_a_text_without_direction_is_an_error(monkeypatch):
     read_numbers(monkeypatch)
     for bad in ("0 0", "nan 1", "inf 1"):
         with pytest.raises(NumericalError, match=r"1 of 3 candidates .* candidate 1"):
-            candidate_embeddings(inputs_of(["1 2", bad, "3 4"]), NUMBERS)
+            candidate_embeddings(inputs_of(["1 2", bad, "3 4"]), "numbers", METHOD)
 
 
 def test_a_real_sentence_model_is_read_from_a_folder(tmp_path):
     pytest.importorskip("sentence_transformers")
     save_encoder(tmp_path)
-    config = SemDedupConfig(embedding=str(tmp_path))
-    found = candidate_embeddings(inputs_of(["red sun", "blue moon", "red sun moon"]), config)
-    alone = candidate_embeddings(inputs_of(["red sun"]), config)
+    place = str(tmp_path)
+    found = candidate_embeddings(inputs_of(["red sun", "blue moon", "red sun moon"]), place, METHOD)
+    alone = candidate_embeddings(inputs_of(["red sun"]), place, METHOD)
     np.testing.assert_allclose(found[0], alone[0], atol=1e-6)
     assert found[0] @ found[1] < found[0] @ found[2] < 0.999
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="can't be loaded"):
-        candidate_embeddings(inputs_of(["red sun"]), config)
+        candidate_embeddings(inputs_of(["red sun"]), place, METHOD)
 
 
 def save_encoder(folder: Path) -> None:

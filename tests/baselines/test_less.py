@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsdm.baselines.config import LessConfig
 from dsdm.baselines.inputs import BaselineInputs, ProxyCheckpoint
-from dsdm.baselines.less import less
+from dsdm.baselines.less import LessConfig, less
 from dsdm.data.batches import Row
 from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.scoring import cosine_scores, unit_scores
@@ -68,7 +67,7 @@ def checkpoints(
     ]
 
 
-def inputs(found: list[ProxyCheckpoint], **weights: float) -> BaselineInputs:
+def inputs_with(found: list[ProxyCheckpoint], **weights: float) -> BaselineInputs:
     count = len(POOL.rows)
     return BaselineInputs(
         texts=lambda: iter(()),
@@ -129,12 +128,12 @@ def test_scores_are_the_papers_formulas(tmp_path: Path, name: str) -> None:
     rates = checkpoint_rates(TRAIN, NUM_STEPS, COUNT)
     found = checkpoints(partial(tiny_model, name), tmp_path, [r / sum(rates) for r in rates])
     expected = paper_scores(found)
-    ours = less(inputs(found), SETTINGS)
+    ours = less(inputs_with(found), SETTINGS)
     # Scores of rows are kept in float32.
     np.testing.assert_allclose(ours.values, expected.max(1), rtol=1e-6, atol=1e-8)
     # Both tasks are the best for some candidate, or the maximum would not be tested.
     assert set(expected.argmax(1)) == {0, 1}
-    one = less(inputs(found, one=1.0, two=0.0), SETTINGS)
+    one = less(inputs_with(found, one=1.0, two=0.0), SETTINGS)
     np.testing.assert_allclose(one.values, expected[:, 0], rtol=1e-6, atol=1e-8)
 
 
@@ -144,7 +143,7 @@ def test_a_parameter_without_gradient_changes_no_score(tmp_path: Path) -> None:
 
     weights = [1 / COUNT] * COUNT
     plain, unused = (
-        less(inputs(checkpoints(one, tmp_path / name, weights)), SETTINGS).values
+        less(inputs_with(checkpoints(one, tmp_path / name, weights)), SETTINGS).values
         for name, one in (("plain", tiny_model), ("unused", make))
     )
     np.testing.assert_allclose(unused, plain, rtol=1e-6)

@@ -6,6 +6,7 @@ import torch
 
 from dsdm.baselines import pool_batches
 from dsdm.baselines.low_loss import low_loss
+from dsdm.baselines.registry import NoSettings
 from dsdm.data.batches import Row
 from dsdm.lm.model import flops_per_token
 from tests.baselines.small_inputs import inputs_of
@@ -51,7 +52,7 @@ def test_scores_are_minus_the_mean_loss_of_a_token():
         advance=seen.append,
         count_flops=flops.append,
     )
-    found = low_loss(inputs)
+    found = low_loss(inputs, NoSettings())
     np.testing.assert_allclose(found.values, literal_values(models, rows, OWNERS), rtol=1e-9)
     assert (found.method, found.fingerprint) == ("low-loss", "abcd")
     assert sum(seen) == 2 * 5
@@ -61,7 +62,7 @@ def test_scores_are_minus_the_mean_loss_of_a_token():
 
 def test_a_candidate_of_one_token_is_not_taken_for_the_easiest():
     rows = ListRows([*random_rows(6).rows, Row(np.array([3]))])
-    values = low_loss(inputs_of(rows=rows, models=[tiny_model()])).values
+    values = low_loss(inputs_of(rows=rows, models=[tiny_model()]), NoSettings()).values
     assert values[-1] == values.min() < 0
 
 
@@ -73,4 +74,4 @@ def test_what_the_model_repeats_comes_first():
             logits = model(input_ids=torch.tensor([tokens])).logits
         tokens.append(int(logits[0, -1].argmax()))
     rows = ListRows([*random_rows(20).rows, Row(np.array(tokens))])
-    assert low_loss(inputs_of(rows=rows, models=[model])).values.argmax() == 20
+    assert low_loss(inputs_of(rows=rows, models=[model]), NoSettings()).values.argmax() == 20

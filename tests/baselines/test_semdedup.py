@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from dsdm.baselines import semdedup as semdedup_module
-from dsdm.baselines.config import SemDedupConfig
-from dsdm.baselines.semdedup import semdedup
+from dsdm.baselines.semdedup import SemDedupConfig, semdedup
 from dsdm.data.batches import Row
 from dsdm.selection import SelectionConfig, select
 from tests.baselines.small_inputs import as_texts, inputs_of, read_numbers

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dsdm.baselines.config import BaselinesConfig, SimilarityConfig, uses_proxies
-from dsdm.baselines.similarity import similarity
+from dsdm.baselines import BaselinesConfig, reads_proxies
+from dsdm.baselines.similarity import SimilarityConfig, similarity
 from dsdm.errors import ModelError, NumericalError
 from tests.baselines.small_inputs import as_texts, inputs_of, read_numbers
 from tests.conftest import random_rows, tiny_model
@@ -102,9 +102,9 @@ def test_a_sentence_model_reads_no_proxies() -> None:
         BaselinesConfig(),
         BaselinesConfig(similarity=SimilarityConfig(embedding="minilm")),
     )
-    assert [uses_proxies("similarity", config) for config in (by_proxy, by_sentences)] == [
+    assert [reads_proxies(config, "similarity") for config in (by_proxy, by_sentences)] == [
         True,
         False,
     ]
-    assert uses_proxies("low_loss", by_sentences)
-    assert not uses_proxies("bm25", by_proxy)
+    assert reads_proxies(by_sentences, "low_loss")
+    assert not reads_proxies(by_proxy, "bm25")

@@ -1,9 +1,7 @@
-import numpy as np
 import pytest
 
 from dsdm.errors import ConfigError
-from dsdm.evaluation.arms import Arm, cut_to_tokens, parse_arm, scaled_selection
-from dsdm.selection import SelectionConfig
+from dsdm.evaluation.arms import Arm, parse_arm
 
 METHODS = ("ekfac", "trak")
 
@@ -50,16 +48,3 @@ def test_an_arm_is_what_its_name_says(name: str, arm: Arm) -> None:
 def test_an_unknown_arm_is_refused(name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_arm(name, "ekfac", METHODS)
-
-
-def test_a_budget_is_scaled_in_its_own_unit() -> None:
-    assert scaled_selection(SelectionConfig(tokens=100), 0.5).tokens == 50
-    assert scaled_selection(SelectionConfig(fraction=0.4), 4.0).fraction == 1.0
-    assert scaled_selection(SelectionConfig(candidates=3), 0.1).candidates == 1
-
-
-def test_an_order_is_cut_to_a_budget_but_never_to_nothing() -> None:
-    order, lengths = np.array([2, 0, 1]), np.array([5, 6, 7])
-    assert cut_to_tokens(order, lengths, 12).tolist() == [2, 0]
-    assert cut_to_tokens(order, lengths, 11).tolist() == [2]
-    assert cut_to_tokens(order, lengths, 1).tolist() == [2]

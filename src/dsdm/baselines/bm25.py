@@ -6,37 +6,47 @@ and without the factor k1 + 1, which changes no order (Kamphuis et al., ECIR 202
 
 Each example of a target is a query. A score is linear in the query's counts of words, so all
 queries add up to one before any candidate is read, and the pool costs no more than one query.
+Libraries of BM25 hold the words of the whole pool to answer further queries; here there are none,
+so memory stays at one number a candidate.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import numpy as np
 from jaxtyping import Int
-from scipy.sparse import csr_array
 
-from dsdm.baselines.config import Bm25Config
 from dsdm.baselines.inputs import BaselineInputs
+from dsdm.baselines.registry import baseline
+from dsdm.config import Config
 from dsdm.selection import Scores
 
-_WORD = re.compile(r"\w+")
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 TEXTS = 1024
+_WORD = re.compile(r"\w+")
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """Words of some texts."""
+class Bm25Config(Config):
+    """Words in common with the targets (Robertson and Zaragoza, 2009)."""
 
-    lengths: Int[np.ndarray, " texts"]
-    """All words of each text."""
-    terms: csr_array
-    """How often each text has each term of the query, shape (texts, terms)."""
+    k1: Annotated[float, msgspec.Meta(ge=0)] = 1.2
+    """How soon more of the same word counts no more."""
+    b: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.75
+    """How much a long candidate is discounted."""
 
 
-def bm25(inputs: BaselineInputs, config: Bm25Config) -> Scores:
+@baseline(
+    "bm25",
+    help="Words in common with the targets (Robertson and Zaragoza, 2009).",
+    settings=Bm25Config,
+)
+def bm25(inputs: BaselineInputs, settings: Bm25Config) -> Scores:
     """BM25 of each candidate for the targets: their weighted mean of the mean over examples.
 
     A query is divided by its number of words, so that every example of a target counts the same.
@@ -45,15 +55,21 @@ def bm25(inputs: BaselineInputs, config: Bm25Config) -> Scores:
     """
     query = _mean_query(inputs.targets, inputs.weights)
     terms = {term: number for number, term in enumerate(query)}
-    frequencies, mean_length = _statistics(inputs, terms)
+    frequencies, num_words = np.zeros(len(terms), np.int64), 0
+    for lengths, counts in _count(inputs, terms):
+        frequencies += np.bincount(counts.indices, minlength=len(terms))
+        num_words += int(lengths.sum())
+    mean_length = max(num_words, 1) / max(inputs.num_candidates, 1)
     rarity = np.log1p((inputs.num_candidates - frequencies + 0.5) / (frequencies + 0.5))
     weights = rarity * np.fromiter(query.values(), np.float64, len(query))
     values = np.zeros(inputs.num_candidates)
     first = 0
-    for counts in _count(inputs, terms):
-        last = first + len(counts.lengths)
-        values[first:last] = _saturate(counts, mean_length, config) @ weights
-        first = last
+    for lengths, counts in _count(inputs, terms):
+        # A count grows ever more slowly, and in a long text less.
+        halfway = settings.k1 * (1 - settings.b + settings.b * (lengths / mean_length))
+        counts.data /= counts.data + np.repeat(halfway, np.diff(counts.indptr))
+        values[first : first + len(lengths)] = counts @ weights
+        first += len(lengths)
     return inputs.scores(values, "bm25")
 
 
@@ -71,45 +87,21 @@ def _mean_query(
     return query
 
 
-def _statistics(
+def _count(
     inputs: BaselineInputs, terms: Mapping[str, int]
-) -> tuple[Int[np.ndarray, " terms"], float]:
-    """The number of candidates that have each term, and the mean words of a candidate."""
-    frequencies = np.zeros(len(terms), np.int64)
-    num_words = 0
-    for counts in _count(inputs, terms):
-        frequencies += np.bincount(counts.terms.indices, minlength=len(terms))
-        num_words += int(counts.lengths.sum())
-    return frequencies, max(num_words, 1) / max(inputs.num_candidates, 1)
+) -> Iterator[tuple[Int[np.ndarray, " texts"], "csr_array"]]:
+    """By blocks of candidates: all words of each, and how often each has each of the terms."""
+    from scipy.sparse import csr_array
 
-
-def _count(inputs: BaselineInputs, terms: Mapping[str, int]) -> Iterator[_Counts]:
     texts = inputs.texts()
-    while block := list(islice(texts, TEXTS)):
-        yield _count_block(block, terms)
+    while block := list(map(_words, islice(texts, TEXTS))):
+        found = [[terms[word] for word in words if word in terms] for words in block]
+        ends = np.cumsum([0, *map(len, found)])
+        numbers = np.array([number for own in found for number in own], np.int64)
+        counts = csr_array((np.ones(len(numbers)), numbers, ends), (len(block), len(terms)))
+        counts.sum_duplicates()
+        yield np.array(list(map(len, block)), np.int64), counts
         inputs.advance(len(block))
-
-
-def _count_block(texts: Iterable[str], terms: Mapping[str, int]) -> _Counts:
-    lengths, ends, found = [], [0], []
-    for text in texts:
-        words = _words(text)
-        lengths.append(len(words))
-        found += [number for number in map(terms.get, words) if number is not None]
-        ends.append(len(found))
-    shape = (len(lengths), len(terms))
-    counts = csr_array((np.ones(len(found)), np.array(found, np.int64), ends), shape)
-    counts.sum_duplicates()
-    return _Counts(np.array(lengths, np.int64), counts)
-
-
-def _saturate(counts: _Counts, mean_length: float, config: Bm25Config) -> csr_array:
-    """The counts as BM25 weighs them: they grow ever more slowly, and in long texts less."""
-    relative = counts.lengths / mean_length
-    halfway = config.k1 * (1 - config.b + config.b * relative)
-    times = counts.terms.data
-    weighed = times / (times + np.repeat(halfway, np.diff(counts.terms.indptr)))
-    return csr_array((weighed, counts.terms.indices, counts.terms.indptr), counts.terms.shape)
 
 
 def _words(text: str) -> list[str]:

@@ -7,16 +7,23 @@ case, counted in hashed buckets and not normalised.
 
 from collections.abc import Iterable
 from itertools import chain, compress, islice
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction import FeatureHasher
-from sklearn.linear_model import LogisticRegression
 
-from dsdm.baselines.config import ClassifierConfig
 from dsdm.baselines.inputs import BaselineInputs
+from dsdm.baselines.registry import baseline
+from dsdm.config import Config
 from dsdm.selection import Scores
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction import FeatureHasher
+    from sklearn.linear_model import LogisticRegression
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 TEXTS = 1024
 PARETO_SHAPE = 9
@@ -24,22 +31,40 @@ MAX_ITERATIONS = 1000
 TOLERANCE = 1e-5  # scikit-learn's 1e-4 stops at a loss 1% above the least, with another ranking
 
 
-def classifier(inputs: BaselineInputs, config: ClassifierConfig) -> Scores:
+class ClassifierConfig(Config):
+    """Logistic regression of target text against pool text (Brown et al., NeurIPS 2020)."""
+
+    buckets: Count = 2**18
+    """Buckets that words are hashed into."""
+    pool_texts: Count = 100_000
+    """The most candidates, drawn at random, to learn from as the other class."""
+    noise: bool = False
+    """Keep by GPT-3's rule, score > 1 - a Pareto(9) draw, instead of by score."""
+
+
+@baseline(
+    "classifier",
+    help="Logistic regression of target text against pool text (Brown et al., NeurIPS 2020).",
+    settings=ClassifierConfig,
+)
+def classifier(inputs: BaselineInputs, settings: ClassifierConfig) -> Scores:
     """Log-odds of each candidate to be target text, in nats, at even prior odds.
 
-    With `config.noise`, a Pareto(9) draw less the probability p of being pool text instead. GPT-3
+    With `settings.noise`, a Pareto(9) draw less the probability p of being pool text instead. GPT-3
     keeps a text where that is above 0; the top k of it is the same rule with the threshold that
     fills the budget. Two passes over the pool, the second of which calls `inputs.advance`.
 
     Differs from the paper, which has far more pool text than it learns from: here much of a small
     pool is learned from, and those candidates score lower than they would if unseen.
     """
+    from sklearn.feature_extraction import FeatureHasher
+
     sampling, noise = np.random.default_rng([inputs.seed, *b"classifier"]).spawn(2)
-    hasher = FeatureHasher(config.buckets, input_type="string", alternate_sign=False)
-    is_drawn = _draw(inputs.num_candidates, config.pool_texts, sampling)
+    hasher = FeatureHasher(settings.buckets, input_type="string", alternate_sign=False)
+    is_drawn = _draw(inputs.num_candidates, settings.pool_texts, sampling)
     model = _fit(inputs, is_drawn, hasher)
     values = _log_odds(inputs, model, hasher)
-    if config.noise:
+    if settings.noise:
         pool_probability = np.exp(-np.logaddexp(0, values))
         values = noise.pareto(PARETO_SHAPE, len(values)) - pool_probability
     return inputs.scores(values, "classifier")
@@ -53,9 +78,11 @@ def _draw(count: int, limit: int, rng: np.random.Generator) -> Bool[np.ndarray, 
 
 
 def _fit(
-    inputs: BaselineInputs, is_drawn: Bool[np.ndarray, " candidates"], hasher: FeatureHasher
-) -> LogisticRegression:
+    inputs: BaselineInputs, is_drawn: Bool[np.ndarray, " candidates"], hasher: "FeatureHasher"
+) -> "LogisticRegression":
     """Logistic regression of the targets' texts against the pool's; both weigh the same in all."""
+    from sklearn.linear_model import LogisticRegression
+
     drawn = compress(inputs.texts(), is_drawn)
     features = _count_words(chain(*inputs.targets.values(), drawn), hasher)
     target_weights = _target_weights(inputs)
@@ -78,7 +105,7 @@ def _target_weights(inputs: BaselineInputs) -> Float[np.ndarray, " texts"]:
 
 
 def _log_odds(
-    inputs: BaselineInputs, model: LogisticRegression, hasher: FeatureHasher
+    inputs: BaselineInputs, model: "LogisticRegression", hasher: "FeatureHasher"
 ) -> Float[np.ndarray, " candidates"]:
     texts, values = inputs.texts(), []
     while block := list(islice(texts, TEXTS)):
@@ -87,6 +114,6 @@ def _log_odds(
     return np.concatenate(values)
 
 
-def _count_words(texts: Iterable[str], hasher: FeatureHasher) -> csr_matrix:
+def _count_words(texts: Iterable[str], hasher: "FeatureHasher") -> "csr_matrix":
     """How often each text has a word of each bucket, shape (texts, buckets)."""
     return hasher.transform(text.lower().split() for text in texts)

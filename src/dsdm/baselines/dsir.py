@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice, pairwise
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from dsdm.baselines.config import DsirConfig
 from dsdm.baselines.inputs import BaselineInputs
+from dsdm.baselines.registry import baseline
+from dsdm.config import Config
 from dsdm.errors import DataError
 from dsdm.selection import Scores
 
@@ -26,7 +29,21 @@ REMEMBERED = 1 << 19
 _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
-def dsir(inputs: BaselineInputs, config: DsirConfig) -> Scores:
+class DsirConfig(Config):
+    """Importance weights of hashed n-grams (Xie et al., NeurIPS 2023)."""
+
+    buckets: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """Buckets that words and pairs of words are hashed into."""
+    noise: bool = True
+    """Add Gumbel noise, which samples by the weights; without it the top is taken."""
+
+
+@baseline(
+    "dsir",
+    help="Importance weights of hashed n-grams (Xie et al., NeurIPS 2023).",
+    settings=DsirConfig,
+)
+def dsir(inputs: BaselineInputs, settings: DsirConfig) -> Scores:
     """Log importance weight of each candidate, in nats; the default adds standard Gumbel noise.
 
     It is the sum over a candidate's words and pairs of words of log(p_target / p_pool), so it grows
@@ -41,11 +58,11 @@ def dsir(inputs: BaselineInputs, config: DsirConfig) -> Scores:
     Raises:
         DataError: the pool or a target has no words.
     """
-    buckets = _Buckets(config.buckets)
+    buckets = _Buckets(settings.buckets)
     log_ratio = np.log(_target_shares(inputs, buckets) + SMOOTHING)
     log_ratio -= np.log(_shares(inputs.texts(), buckets, "The pool") + SMOOTHING)
     values = np.fromiter(_sums(inputs, buckets, log_ratio), np.float64)
-    if config.noise:
+    if settings.noise:
         values += np.random.default_rng([inputs.seed, *b"dsir"]).gumbel(size=len(values))
     return inputs.scores(values, "dsir")
 

@@ -1,4 +1,4 @@
-"""What a baseline may look at."""
+"""What a baseline reads."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class ProxyCheckpoint:
 
 @dataclass(frozen=True)
 class BaselineInputs:
-    """The pool, the targets and the proxies. Every baseline is a function of it."""
+    """The pool, the targets and the proxies."""
 
     texts: Callable[[], Iterator[str]]
     """Streams the candidates' texts in order, from the start at every call."""

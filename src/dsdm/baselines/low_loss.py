@@ -3,21 +3,24 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from dsdm.baselines.inputs import BaselineInputs
-from dsdm.baselines.pool_batches import pool_batches
-from dsdm.data.batches import IGNORED
-from dsdm.lm.outputs import token_outputs
-from dsdm.precision import autocast
+from dsdm.baselines.registry import NoSettings, baseline
 from dsdm.selection import Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def low_loss(inputs: BaselineInputs) -> Scores:
+@baseline(
+    "low_loss",
+    help="What the proxies predict best, as in Marion et al., 2023.",
+    sees_targets=False,
+    reads_proxies=True,
+    passes=lambda settings, num_proxies, num_checkpoints: float(num_proxies),
+)
+def low_loss(inputs: BaselineInputs, settings: NoSettings) -> Scores:
     """Minus the loss of each candidate in nats a token, averaged over the proxies.
 
     One pass of `inputs.advance` a proxy. A candidate of a single token, of which nothing is
@@ -35,6 +38,13 @@ def _mean_loglik(
     inputs: BaselineInputs, model: "PreTrainedModel"
 ) -> Float[np.ndarray, " candidates"]:
     """The mean of log p, in nats, over all tokens of a candidate's rows but the first of each."""
+    import torch
+
+    from dsdm.baselines.pool_batches import pool_batches
+    from dsdm.data.batches import IGNORED
+    from dsdm.lm.outputs import token_outputs
+    from dsdm.precision import autocast
+
     sums = np.zeros(inputs.num_candidates)
     counts = np.zeros(inputs.num_candidates, np.int64)
     with torch.inference_mode(), autocast(model.device, "auto"):

@@ -10,21 +10,42 @@ centroid; there are as many as suit the pool (the published code: 50,000).
 """
 
 import math
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
-from sklearn.cluster import MiniBatchKMeans
 
-from dsdm.baselines.config import SemDedupConfig
-from dsdm.baselines.embeddings import candidate_embeddings
 from dsdm.baselines.inputs import BaselineInputs
+from dsdm.baselines.packages import require_embedding
+from dsdm.baselines.registry import baseline
+from dsdm.config import Config
 from dsdm.selection import Scores
 
 BLOCK = 2048
 """Candidates that are compared with as many others at once: 16 MB of cosines."""
 
 
-def semdedup(inputs: BaselineInputs, config: SemDedupConfig) -> Scores:
+class SemDedupConfig(Config):
+    """Semantic deduplication (Abbas et al., 2023)."""
+
+    embedding: str = "proxy"
+    """`proxy`: mean of the first proxy's last hidden states; else a sentence-embedding model's id
+    or folder, which needs the `sentence-transformers` package."""
+    clusters: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Clusters of the k-means; None: the square root of the number of candidates."""
+
+
+@baseline(
+    "semdedup",
+    help="Semantic deduplication (Abbas et al., 2023).",
+    settings=SemDedupConfig,
+    sees_targets=False,
+    reads_proxies=lambda settings: settings.embedding == "proxy",
+    passes=lambda settings, num_proxies, num_checkpoints: float(settings.embedding == "proxy"),
+    check=lambda settings: require_embedding("semdedup", settings.embedding),
+)
+def semdedup(inputs: BaselineInputs, settings: SemDedupConfig) -> Scores:
     """Minus the largest cosine with an earlier candidate of the same cluster; 1 for its first.
 
     What lies at -(1 - eps) or above is what the published rule keeps, so that to take the best is
@@ -32,12 +53,14 @@ def semdedup(inputs: BaselineInputs, config: SemDedupConfig) -> Scores:
     cluster's. Two passes of `inputs.advance`: reading, comparing.
 
     Raises:
-        ModelError: `config.embedding` can't be loaded, or its package is not installed.
+        ModelError: `settings.embedding` can't be loaded, or its package is not installed.
         NumericalError: an embedding is NaN, infinite or zero.
     """
-    vectors = candidate_embeddings(inputs, config)
+    from dsdm.baselines.embeddings import candidate_embeddings
+
+    vectors = candidate_embeddings(inputs, settings.embedding, "semdedup")
     values = np.empty(len(vectors))
-    for members in _clusters(vectors, config.clusters, inputs.seed):
+    for members in _clusters(vectors, settings.clusters, inputs.seed):
         own = vectors[members]
         order = np.argsort(own @ own.mean(0), kind="stable")
         values[members[order]] = -_earlier_cosines(own[order])
@@ -49,6 +72,8 @@ def _clusters(
     vectors: Float[np.ndarray, "candidates dim"], num_clusters: int | None, seed: int
 ) -> list[np.ndarray]:
     """The candidates of each cluster, in order of index."""
+    from sklearn.cluster import MiniBatchKMeans
+
     count = min(num_clusters or math.isqrt(len(vectors)), len(vectors))
     # KMeans without batches adds up in another order at every run on many cores.
     kmeans = MiniBatchKMeans(count, batch_size=max(1024, 8 * count), n_init=1, random_state=seed)

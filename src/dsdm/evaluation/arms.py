@@ -20,15 +20,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 import msgspec
-import numpy as np
 
-from dsdm.baselines.config import BASELINE_NAMES, SEES_NO_TARGET
+from dsdm.baselines import BASELINES
 from dsdm.config import Config
 from dsdm.data.tasks import TargetConfig
 from dsdm.datamodel.estimators import ESTIMATORS
 from dsdm.errors import ConfigError
 from dsdm.lm.config import ModelConfig, TrainConfig
-from dsdm.selection import SelectionConfig
 
 Control = Literal["random", "repeated", "all", "source-matched", "best-source"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
@@ -128,7 +126,7 @@ def parse_arm(name: str, selecting_estimator: str, methods: tuple[str, ...]) -> 
     if found is None or plain is None:
         raise ConfigError(
             f"compare.arms: {name!r} is not known. Write top, bottom, {', '.join(CONTROLS)}, or "
-            f"one of {', '.join((*methods, *BASELINE_NAMES))}, which may have :TARGET, -bottom, "
+            f"one of {', '.join((*methods, *BASELINES))}, which may have :TARGET, -bottom, "
             "-8epochs and @2 behind it."
         )
     if plain.kind != "top" and (found["bottom"] or found["target"]):
@@ -138,7 +136,7 @@ def parse_arm(name: str, selecting_estimator: str, methods: tuple[str, ...]) -> 
             f"compare.arms: {name!r}: random takes fresh rows, each once. For random rows that are "
             f"passed over several times write repeated-{found['epochs']}epochs."
         )
-    if found["target"] and plain.method in SEES_NO_TARGET:
+    if found["target"] and plain.method in BASELINES and not BASELINES[plain.method].sees_targets:
         raise ConfigError(f"compare.arms: {name!r}: {plain.method} does not look at targets.")
     return dataclasses.replace(
         plain,
@@ -148,29 +146,6 @@ def parse_arm(name: str, selecting_estimator: str, methods: tuple[str, ...]) -> 
         epochs=_number(name, found["epochs"]),
         budget=_number(name, found["budget"]) or 1.0,
     )
-
-
-def scaled_selection(selection: SelectionConfig, factor: float) -> SelectionConfig:
-    """The selection with `factor` times the budget."""
-    if selection.tokens is not None:
-        return _with(selection, tokens=selection.tokens * factor)
-    if selection.fraction is not None:
-        return _with(selection, fraction=min(1.0, selection.fraction * factor))
-    assert selection.candidates is not None
-    return _with(selection, candidates=max(1, round(selection.candidates * factor)))
-
-
-def only_budget(selection: SelectionConfig) -> SelectionConfig:
-    """The selection's budget, and none of its rules."""
-    return SelectionConfig(
-        tokens=selection.tokens, candidates=selection.candidates, fraction=selection.fraction
-    )
-
-
-def cut_to_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> np.ndarray:
-    """The longest start of `order` whose rows have at most `tokens` tokens, one row at least."""
-    total = np.cumsum(lengths[order], dtype=np.int64)
-    return order[: max(1, int(np.searchsorted(total, tokens, side="right")))]
 
 
 def _plain_arm(base: str, selecting_estimator: str, methods: tuple[str, ...]) -> Arm | None:
@@ -183,7 +158,7 @@ def _plain_arm(base: str, selecting_estimator: str, methods: tuple[str, ...]) ->
     if base in ("source-matched", "best-source"):
         kind: Kind = "source-matched" if base == "source-matched" else "best-source"
         return Arm(base, kind, selecting_estimator)
-    return Arm(base, "top", base) if base in (*methods, *BASELINE_NAMES) else None
+    return Arm(base, "top", base) if base in (*methods, *BASELINES) else None
 
 
 def _number(name: str, text: str | None) -> float | None:
@@ -196,8 +171,3 @@ def _number(name: str, text: str | None) -> float | None:
     if number <= 0:
         raise ConfigError(f"compare.arms: {name!r}: {text!r} is not a number above 0.")
     return number
-
-
-def _with(selection: SelectionConfig, **changes: float | int) -> SelectionConfig:
-    changed: SelectionConfig = msgspec.structs.replace(selection, **changes)
-    return changed

@@ -2,7 +2,7 @@
 
 import math
 
-from dsdm.baselines.config import BASELINE_NAMES
+from dsdm.baselines import BASELINES, baseline_settings
 from dsdm.evaluation.arms import Arm
 from dsdm.experiment import Experiment
 from dsdm.forecast.inputs import Cost, Measured, Number, budget_tokens, step_tokens
@@ -41,12 +41,15 @@ def compare_costs(experiment: Experiment, measured: Measured) -> dict[str, Cost]
 
 
 def _baselines(experiment: Experiment, measured: Measured, arms: list[Arm]) -> Cost:
-    methods = {arm.method for arm in arms} & set(BASELINE_NAMES)
+    methods = {arm.method for arm in arms} & set(BASELINES)
     speed, pool_tokens = measured.speed, measured.pool.tokens
-    # Low loss is read off every proxy, the others embed with the first.
-    baselines, passes = experiment.baselines, experiment.proxies.count * ("low_loss" in methods)
-    passes += baselines.semdedup.embedding == "proxy" and "semdedup" in methods
-    passes += baselines.similarity.embedding == "proxy" and "similarity" in methods
+    proxies = experiment.proxies
+    passes = sum(
+        BASELINES[name].passes(
+            baseline_settings(experiment.baselines, name), proxies.count, proxies.num_checkpoints
+        )
+        for name in methods
+    )
     tokens = passes * pool_tokens
     return Cost(
         tokens=tokens,

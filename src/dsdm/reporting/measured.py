@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dsdm.artifacts import COST, load_cost, load_manifest
-from dsdm.baselines.config import BASELINE_NAMES, uses_proxies
+from dsdm.baselines import BASELINES, reads_proxies
 from dsdm.evaluation.arms import CompareConfig
 from dsdm.evaluation.comparison import ComparedLoss, Losses, compare_losses
 from dsdm.evaluation.multiplier import ArmMultiplier, MethodCost, mean_cost, multipliers
@@ -155,11 +155,11 @@ def compared_costs(
         # A control of the selection costs what the selection does; random rows need none.
         selected: MethodCost | None = MethodCost()
         if arm.method:
-            is_baseline = arm.method in BASELINE_NAMES
+            is_baseline = arm.method in BASELINES
             selected = selection_cost(
                 run_folder,
                 baseline_folder(arm.method, arm.target) if is_baseline else arm.method,
-                needs_proxies=uses_proxies(arm.method, experiment.baselines),
+                needs_proxies=is_baseline and reads_proxies(experiment.baselines, arm.method),
             )
         if trained is not None:
             training[arm.name] = trained

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
 from dsdm.artifacts import Manifest, load_manifest
-from dsdm.baselines.config import BASELINE_NAMES
+from dsdm.baselines import BASELINES
 from dsdm.data.duplicates import load_duplicates
 from dsdm.data.examples import Examples, load_examples
 from dsdm.data.tokenizer import Tokenizer, load_tokenizer
@@ -166,4 +166,4 @@ def shown_columns(schema: pa.Schema) -> list[ScoreColumn]:
 def scores_folder(experiment: Experiment) -> str:
     """The folder of the scores that select, within the run's."""
     estimator = experiment.selecting_estimator
-    return f"baselines/{estimator}" if estimator in BASELINE_NAMES else "scores/all"
+    return f"baselines/{estimator}" if estimator in BASELINES else "scores/all"

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from dsdm.baselines import settings_of
-from dsdm.baselines.config import BASELINE_NAMES, uses_proxies
+from dsdm.baselines import BASELINES, baseline_settings, reads_proxies
 from dsdm.graph import Artifact, Graph, fingerprints
 from dsdm.stages.models import proxies_of
 from dsdm.stages.run import Run
@@ -19,19 +18,19 @@ def baselines(graph: Graph) -> Iterator[Artifact]:
         named = {(arm.method, arm.target) for arm in experiment.compared_arms}
         if run is graph.run:
             named.add((experiment.selecting_estimator, None))
-        for name, target in sorted((one for one in named if one[0] in BASELINE_NAMES), key=str):
+        for name, target in sorted((one for one in named if one[0] in BASELINES), key=str):
             # A target without weight is in no mix.
             mix = {name: weight for name, weight in run.weights.items() if weight > 0}
             weights = mix if target is None else {target: 1.0}
             needed = [*graph["duplicates"], *graph["targets"]]
-            if uses_proxies(name, experiment.baselines):
+            if reads_proxies(experiment.baselines, name):
                 needed += proxies_of(graph, run)
             yield Artifact(
                 "baselines",
                 run.folder / "baselines" / baseline_folder(name, target),
                 {
                     "baseline": name,
-                    "settings": settings_of(name, experiment.baselines),
+                    "settings": baseline_settings(experiment.baselines, name),
                     "seed": experiment.seed,
                     "weights": weights,
                 },
@@ -51,7 +50,7 @@ def baseline_folder(name: str, target: str | None) -> str:
 
 def ranking_of(graph: Graph, run: Run, method: str, target: str | None = None) -> Artifact:
     """What holds the scores by an estimator or a baseline, for the mix or one target alone."""
-    if method not in BASELINE_NAMES:
+    if method not in BASELINES:
         return merged_of(graph, run)
     folder = baseline_folder(method, target)
     (found,) = [one for one in graph["baselines"] if one.run is run and one.key == folder]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dsdm.artifacts import Draft, load_manifest
-from dsdm.baselines.config import BASELINE_NAMES
+from dsdm.baselines import BASELINES
 from dsdm.config import as_dict
 from dsdm.data.export import export
 from dsdm.data.near_duplicates import NearDuplicates
@@ -29,7 +29,7 @@ from dsdm.stages.selection import SELECTION
 
 def scores_path(run: Run, method: str, target: str | None = None) -> Path:
     """The table with the scores by an estimator, or by a baseline."""
-    if method in BASELINE_NAMES:
+    if method in BASELINES:
         return run.folder / "baselines" / baseline_folder(method, target) / SCORES
     return merged_table(run)
 
