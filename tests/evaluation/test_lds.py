@@ -6,34 +6,34 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsdm.errors import ArtifactError
-from dsdm.evaluation.bank import Bank, load_bank, write_bank
 from dsdm.evaluation.comparison import ALL_TARGETS
 from dsdm.evaluation.correlations import resample_counts
 from dsdm.evaluation.lds import (
     CEILING,
     RANDOM,
+    Retrained,
     lds_table,
     noise_ceiling,
     predicted_utilities,
     random_table,
 )
 
-NUM_CANDIDATES, NUM_SUBSETS = 60, 80
+NUM_CANDIDATES, NUM_SUBSETS = 60, 40
 
 
-def simulated_bank(noise: float, seeds: int = 2, seed: int = 0) -> tuple[Bank, dict]:
+def simulated(noise: float, seeds: int = 2, seed: int = 0) -> tuple[Retrained, dict]:
     """Losses that fall with the true utilities of what was trained on; and those utilities."""
     rng = np.random.default_rng(seed)
-    halves = np.stack([rng.permutation(NUM_CANDIDATES) < NUM_CANDIDATES // 2 for _ in range(80)])
+    halves = np.stack(
+        [rng.permutation(NUM_CANDIDATES) < NUM_CANDIDATES // 2 for _ in range(NUM_SUBSETS)]
+    )
     truth = {name: rng.normal(size=NUM_CANDIDATES) for name in ("first", "second")}
     losses = {}
     for name, utilities in truth.items():
         signal = halves @ utilities
         signal = (signal - signal.mean()) / signal.std()
         losses[name] = 5 - signal[:, None] + noise * rng.normal(size=(NUM_SUBSETS, seeds))
-    kinds = ("half",) * 40 + ("skewed",) * 40
-    return Bank(halves, kinds, np.full(NUM_CANDIDATES, 9), losses), truth
+    return Retrained(halves, np.full(NUM_CANDIDATES, 9), losses), truth
 
 
 def random_scores(seed: int) -> dict:
@@ -55,90 +55,89 @@ def literal_spearman(first, second) -> float:
     return np.corrcoef(literal_ranks(first), literal_ranks(second))[0, 1]
 
 
-def literal_lds(bank: Bank, kind: str, scores, target: str, drawn) -> float:
-    """Subset by subset, for those drawn from one kind."""
-    of_kind = [i for i, found in enumerate(bank.kinds) if found == kind]
+def literal_lds(retrained: Retrained, scores, target: str, drawn) -> float:
+    """Subset by subset, for those that are drawn."""
     predicted, actual = [], []
-    for i in (of_kind[j] for j in drawn):
-        included = [k for k in range(bank.num_candidates) if bank.inclusion[i, k]]
+    for i in drawn:
+        included = [k for k in range(NUM_CANDIDATES) if retrained.inclusion[i, k]]
         predicted.append(sum(scores[target][k] for k in included))
-        actual.append(-np.mean(bank.losses[target][i]))
+        actual.append(-np.mean(retrained.losses[target][i]))
     # Sums in another order must not part what is equal.
     return literal_spearman(np.round(predicted, 9), actual)
 
 
 def test_what_is_constant_predicts_nothing():
-    bank, _ = simulated_bank(1.0)
+    retrained, _ = simulated(1.0)
     constant = dict.fromkeys(("first", "second"), np.ones(NUM_CANDIDATES))
-    board = lds_table(bank, {"constant": constant}, replicates=5)
-    assert not board.samples["constant", "half", "first"].any()
+    table = lds_table(retrained, {"constant": constant}, replicates=5)
+    assert not table.samples["constant", "first"].any()
 
 
-def test_the_board_is_the_definition_resample_by_resample():
-    bank, truth = simulated_bank(1.0)
-    board = lds_table(bank, {"true": truth, "noise": random_scores(5)}, seed=3, replicates=6)
+def test_the_table_is_the_definition_resample_by_resample():
+    retrained, truth = simulated(1.0)
+    table = lds_table(retrained, {"true": truth, "noise": random_scores(5)}, seed=3, replicates=6)
     counts = resample_counts(40, 6, seed=3)
-    for kind, target in itertools.product(("half", "skewed"), ("first", "second")):
+    for target in ("first", "second"):
         drawn = [np.repeat(np.arange(40), count) for count in counts]
-        expected = [literal_lds(bank, kind, truth, target, one) for one in drawn]
-        assert board.samples["true", kind, target] == pytest.approx(expected)
-    mean = np.mean([board.samples["true", "half", t] for t in ("first", "second")], axis=0)
-    assert board.samples["true", "half", ALL_TARGETS] == pytest.approx(mean)
+        expected = [literal_lds(retrained, truth, target, one) for one in drawn]
+        assert table.samples["true", target] == pytest.approx(expected)
+    mean = np.mean([table.samples["true", t] for t in ("first", "second")], axis=0)
+    assert table.samples["true", ALL_TARGETS] == pytest.approx(mean)
 
 
 def test_intervals_are_percentiles_of_the_resamples():
-    bank, truth = simulated_bank(1.0)
-    board = lds_table(bank, {"true": truth, "noise": random_scores(5)}, replicates=200)
-    true, noise = (board.samples[name, "half", "first"] for name in ("true", "noise"))
-    found = board.interval("true", "half", "first")
+    retrained, truth = simulated(1.0)
+    table = lds_table(retrained, {"true": truth, "noise": random_scores(5)}, replicates=200)
+    true, noise = (table.samples[name, "first"] for name in ("true", "noise"))
+    found = table.interval("true", "first")
     assert found.mean == true[0]
     assert (found.low, found.high) == tuple(np.quantile(true[1:], [0.025, 0.975]))
-    paired = board.difference("true", "noise", "half", "first")
+    paired = table.difference("true", "noise", "first")
     assert paired.mean == pytest.approx(true[0] - noise[0])
     expected = np.quantile(true[1:] - noise[1:], [0.025, 0.975])
     assert (paired.low, paired.high) == pytest.approx(tuple(expected))
 
 
 def test_estimators_that_agree_differ_by_less_than_each_is_uncertain():
-    bank, truth = simulated_bank(1.0)
+    retrained, truth = simulated(1.0)
     rng = np.random.default_rng(9)
     nearly = {name: values + 0.05 * rng.normal(size=60) for name, values in truth.items()}
-    board = lds_table(bank, {"true": truth, "nearly": nearly}, replicates=500)
-    alone, paired = board.interval("true", "half"), board.difference("true", "nearly", "half")
+    table = lds_table(retrained, {"true": truth, "nearly": nearly}, replicates=500)
+    alone, paired = table.interval("true"), table.difference("true", "nearly")
     assert paired.high - paired.low < (alone.high - alone.low) / 3
 
 
 def test_the_true_datamodel_is_at_the_ceiling_and_random_scores_at_zero():
-    bank, truth = simulated_bank(0.7)
-    board, random = lds_table(bank, {"true": truth}, replicates=500), random_table(bank, draws=300)
-    for kind in board.kinds:
-        ceiling, true = board.interval(CEILING, kind), board.interval("true", kind)
-        assert true.mean == pytest.approx(ceiling.mean, abs=0.06)
-        null = random.interval(RANDOM, kind)
-        assert null.mean == pytest.approx(0, abs=0.04)
-        assert null.low < -0.1
-        assert 0.1 < null.high < 0.6
-        assert true.mean > 0.75
-    assert board.estimators == ("true", CEILING)
-    assert board.targets == ("first", "second", ALL_TARGETS)
+    retrained, truth = simulated(0.7)
+    table, random = (
+        lds_table(retrained, {"true": truth}, replicates=500),
+        random_table(retrained, draws=300),
+    )
+    ceiling, true = table.interval(CEILING), table.interval("true")
+    assert true.mean == pytest.approx(ceiling.mean, abs=0.06)
+    null = random.interval(RANDOM)
+    assert null.mean == pytest.approx(0, abs=0.04)
+    assert null.low < -0.1
+    assert 0.1 < null.high < 0.6
+    assert true.mean > 0.75
+    assert table.methods == ("true", CEILING)
+    assert table.targets == ("first", "second", ALL_TARGETS)
 
 
 def test_the_range_of_random_scores_is_that_of_their_lds():
-    bank, _ = simulated_bank(0.7)
+    retrained, _ = simulated(0.7)
     scores = np.random.default_rng(4).random((20, NUM_CANDIDATES))
-    board = random_table(bank, draws=20, seed=4)
-    expected = [
-        literal_lds(bank, "half", {"first": values}, "first", range(40)) for values in scores
-    ]
-    assert board.samples[RANDOM, "half", "first"][1:] == pytest.approx(expected)
-    assert board.interval(RANDOM, "half", "first").mean == pytest.approx(np.mean(expected))
+    table = random_table(retrained, draws=20, seed=4)
+    expected = [literal_lds(retrained, {"first": values}, "first", range(40)) for values in scores]
+    assert table.samples[RANDOM, "first"][1:] == pytest.approx(expected)
+    assert table.interval(RANDOM, "first").mean == pytest.approx(np.mean(expected))
 
 
 def test_scores_of_the_wrong_sign_are_below_zero():
-    bank, truth = simulated_bank(0.5)
+    retrained, truth = simulated(0.5)
     negated = {name: -values for name, values in truth.items()}
-    board = lds_table(bank, {"negated": negated}, replicates=50)
-    assert board.interval("negated", "half").high < -0.5
+    table = lds_table(retrained, {"negated": negated}, replicates=50)
+    assert table.interval("negated").high < -0.5
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3])
@@ -162,39 +161,21 @@ def test_the_ceiling_by_hand():
 
 
 def test_one_seed_has_no_ceiling():
-    bank, truth = simulated_bank(0.5, seeds=1)
-    assert lds_table(bank, {"true": truth}, replicates=5).estimators == ("true",)
+    retrained, truth = simulated(0.5, seeds=1)
+    assert lds_table(retrained, {"true": truth}, replicates=5).methods == ("true",)
 
 
 def test_longer_candidates_count_for_more():
-    losses = {"first": np.ones((2, 1))}
     inclusion = np.array([[True, False, True], [False, True, False]])
-    bank = Bank(inclusion, ("half", "half"), np.array([1, 2, 3]), losses)
-    assert predicted_utilities(bank, np.array([5.0, 6.0, 7.0])).tolist() == [6.5, 6]
+    tokens = np.array([1, 2, 3])
+    assert predicted_utilities(inclusion, tokens, np.array([5.0, 6.0, 7.0])).tolist() == [6.5, 6]
     # A baseline's scores have no level of their own.
-    assert predicted_utilities(bank, np.array([9.0, 9.0, 9.0])).tolist() == [9, 9]
+    assert predicted_utilities(inclusion, tokens, np.array([9.0, 9.0, 9.0])).tolist() == [9, 9]
 
 
 def test_scores_must_be_whole():
-    bank, truth = simulated_bank(0.5)
+    retrained, truth = simulated(0.5)
     with pytest.raises(ValueError, match="ours: no scores for the target 'second'"):
-        lds_table(bank, {"ours": {"first": truth["first"]}})
+        lds_table(retrained, {"ours": {"first": truth["first"]}})
     with pytest.raises(ValueError, match="ours: 59 scores for 60 candidates"):
-        lds_table(bank, {"ours": {name: values[1:] for name, values in truth.items()}})
-
-
-def test_a_bank_is_read_as_it_was_written(tmp_path):
-    bank, truth = simulated_bank(0.5)
-    write_bank(bank, tmp_path)
-    again = load_bank(tmp_path)
-    assert again.kinds == bank.kinds
-    assert np.array_equal(again.inclusion, bank.inclusion)
-    board, other = (lds_table(one, {"true": truth}, replicates=5) for one in (bank, again))
-    assert np.array_equal(
-        board.samples["true", "half", ALL_TARGETS], other.samples["true", "half", ALL_TARGETS]
-    )
-
-
-def test_a_folder_without_a_bank_is_said(tmp_path):
-    with pytest.raises(ArtifactError, match="holds no bank of retrained models"):
-        load_bank(tmp_path)
+        lds_table(retrained, {"ours": {name: values[1:] for name, values in truth.items()}})
