@@ -26,7 +26,7 @@ import dsdm.baselines.dsir
 import dsdm.data.near_duplicates
 import dsdm.data.overlap
 import dsdm.datamodel.score
-import dsdm.evaluation.evaluate
+import dsdm.evaluation.losses
 import dsdm.lm.train
 import dsdm.reporting.page  # noqa: F401 - every fork needs them
 from dsdm.data.arrays import ArrayFile

@@ -19,7 +19,7 @@ from dsdm.datamodel.estimators.ekfac import EkfacConfig
 from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.datamodel.estimators.trak import TrakConfig
 from dsdm.datamodel.scoring import score_backward, unit_scores
-from dsdm.evaluation.evaluate import example_losses
+from dsdm.evaluation.losses import example_losses
 from dsdm.lm.config import TrainConfig
 from dsdm.lm.train import epoch_order, train
 from tests.conftest import VOCAB, ListRows, learner_of, tiny_model

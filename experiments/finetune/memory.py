@@ -75,7 +75,7 @@ def make_model(folder: Path) -> None:
 
 def infer(folder: Path, rows: int, row_tokens: int) -> None:
     """Losses of the rows, without adapters."""
-    from dsdm.evaluation.evaluate import example_losses
+    from dsdm.evaluation.losses import example_losses
     from dsdm.lm.model import load_saved
 
     model, batch = load_saved(folder / "base"), random_rows(rows, row_tokens)

@@ -16,7 +16,7 @@ import torch
 from dsdm.config import fingerprint
 from dsdm.data.examples import counted_lengths
 from dsdm.errors import ArtifactError
-from dsdm.evaluation.evaluate import example_losses
+from dsdm.evaluation.losses import target_losses
 from dsdm.experiment import Experiment
 from dsdm.lm.model import load_model
 from dsdm.lm.train import epoch_order, train
@@ -152,10 +152,8 @@ def retrained_losses(
     with tempfile.TemporaryDirectory() as folder:
         order = epoch_order(rows, config.epochs, seed)
         train(model, run.examples, order, config.train, work=Path(folder))
-    return {
-        target: float(example_losses(model, rows, batch_tokens=EVALUATION_TOKENS).mean())
-        for target, rows in run.targets("tune").items()
-    }
+    losses = target_losses(model, run.targets("tune"), batch_tokens=EVALUATION_TOKENS)
+    return {target: float(values.mean()) for target, values in losses.items()}
 
 
 def candidates_table(run: Run) -> pa.Table:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dsdm.checking.halves import agreement_of_halves, half_directions, split_halves, whole_target
+from dsdm.checking.halves import half_directions, split_halves
+from dsdm.checking.measures import agreement_of_halves, whole_target
 from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.estimators import ESTIMATORS
 from dsdm.datamodel.estimators.inputs import EstimatorInputs

@@ -3,20 +3,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from dsdm.checking.slopes import (
-    correlation,
-    row_slopes,
-    scored_direction,
-    scorer_slopes,
-    target_slopes,
-)
+from dsdm.checking.slopes import gradient_norms, row_slopes, scorer_slopes, target_slopes
 from dsdm.data.batches import collate
 from dsdm.datamodel.calibration import ForwardStep
 from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.scoring import exact_scores
-from dsdm.learners.lm_layers import linear_layers
+from dsdm.evaluation.correlations import pearson
+from dsdm.learners.lm_layers import linear_layers, moved_layers
 from dsdm.lm.outputs import weighted_outputs
-from tests.conftest import ListRows, learner_of, random_rows, tiny_model
+from tests.conftest import ListRows, learner_of, moved_names, random_rows, tiny_model
+from tests.oracles import example_gradient
 
 ROWS = random_rows(9)
 
@@ -54,19 +50,8 @@ def test_the_scorer_agrees_with_the_exact_derivative(step: ForwardStep | None) -
     scored = scorer_slopes(learner, direction, step, ROWS)
     exact = exact_scores(learner, direction, ROWS)
     np.testing.assert_allclose(scored, exact, rtol=1e-3, atol=1e-3)
-    assert correlation(scored, exact) == pytest.approx(1)
-    assert correlation(-scored, exact) == pytest.approx(-1)
-
-
-def test_what_the_run_scores_by_itself_is_looked_at() -> None:
-    a, mix = ForwardStep(0.1, 1.0, "auto"), ForwardStep(0.2, 1.0, "auto")
-    assert scored_direction({"a": a, "mix": mix}, "mix") == ("mix", mix)
-    assert scored_direction({"a": a}, "mix") == ("a", a)
-    assert scored_direction({}, "mix") == ("mix", None)
-
-
-def test_a_constant_has_no_correlation() -> None:
-    assert correlation(np.ones(4), np.arange(4.0)) is None
+    assert pearson(scored, exact) == pytest.approx(1)
+    assert pearson(-scored, exact) == pytest.approx(-1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
@@ -83,4 +68,20 @@ def test_slopes_of_targets_are_those_of_what_the_direction_was_made_to_raise(
         pairs = zip(gradients, direction.tensors.values(), strict=True)
         expected.append(sum(float((g * u).sum()) for g, u in pairs))
     found = target_slopes(learner_of(model, context_share=share), direction, examples)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def flat_gradient(model: PreTrainedModel, row) -> tuple[list[str], torch.Tensor]:
+    names = moved_names(model)
+    gradient = example_gradient(model, row, "loglik", names)
+    return names, torch.cat([gradient[name].flatten() for name in names])
+
+
+@pytest.mark.parametrize("longest", [5, 16])
+def test_norms_are_those_of_the_whole_gradient(model: PreTrainedModel, longest: int) -> None:
+    # Rows of 16 tokens form the gradient in narrow layers, shorter ones do not.
+    rows = random_rows(6, longest)
+    expected = [float(flat_gradient(model, row)[1].norm()) for row in rows.rows]
+    layers = moved_layers(model, embeddings=True)
+    found = gradient_norms(learner_of(model, "loglik"), layers, rows)
     np.testing.assert_allclose(found, expected, rtol=1e-9)

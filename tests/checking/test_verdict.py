@@ -10,7 +10,7 @@ from dsdm.checking.measured import (
     Check,
     Confounds,
     Curvature,
-    Measured,
+    Measurements,
     Probe,
     ProbeGroup,
     ProxyLoss,
@@ -27,7 +27,7 @@ PROBE = Probe(
     tokens=1000,
     share_of_proxy=0.1,
 )
-SANE = Measured(
+SANE = Measurements(
     method="ekfac",
     rows=2000,
     curvature=Curvature(rows=4096, dimension=513, damping=0.1),
@@ -47,7 +47,7 @@ def with_probe(interval: Interval | None, reliability: float = 0.9) -> Probe:
     return dataclasses.replace(PROBE, correlations={"mix": interval}, reliability=reliability)
 
 
-def changed(**changes: Any) -> Measured:
+def changed(**changes: Any) -> Measurements:
     return dataclasses.replace(SANE, **changes)
 
 
@@ -120,7 +120,7 @@ def test_what_is_not_known_is_no_reason() -> None:
 
 
 def test_what_can_not_be_made_is_not_trusted() -> None:
-    measured = Measured("ekfac", failure="NaN in row 3", curvature=Curvature(8, 100, 0.0))
+    measured = Measurements("ekfac", failure="NaN in row 3", curvature=Curvature(8, 100, 0.0))
     verdict = judge(measured)
     assert not verdict.trust
     assert "NaN in row 3" in verdict.reasons[0]
@@ -147,5 +147,5 @@ def test_the_terminal_shows_verdict_reasons_and_every_figure() -> None:
 
 
 def test_a_failure_has_no_figures_to_show() -> None:
-    failed = Measured("ekfac", failure="NaN in row 3")
+    failed = Measurements("ekfac", failure="NaN in row 3")
     assert len(check_lines(Check(failed, judge(failed)))) == 2

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from dsdm.checking.measured import Check, Measured, Verdict
+from dsdm.checking.measured import Check, Measurements, Verdict
 from dsdm.datamodel.columns import ScoreColumn
 from dsdm.evaluation.comparison import Losses, compare_losses
 from dsdm.evaluation.intervals import Interval
@@ -44,7 +44,7 @@ def hostile_page(**changes: Any) -> Page:
 def hostile_data() -> dict[str, Any]:
     """What each of the project's own sections might have collected."""
     columns = [ScoreColumn("m", 1, HOSTILE), ScoreColumn("m", 0, "a")]
-    measured = Measured(HOSTILE, rows=9, target_slopes={HOSTILE: Interval(0.0, -1.0, 1.0)})
+    measured = Measurements(HOSTILE, rows=9, target_slopes={HOSTILE: Interval(0.0, -1.0, 1.0)})
     calibration = {"estimator": "m", "checkpoint": 0, "target": HOSTILE, "step": 1e-3}
     return compared() | {
         "chosen": {

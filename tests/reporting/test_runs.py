@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsdm.artifacts import load_manifest, write_json, writing
-from dsdm.checking.measured import Check, Measured, Verdict
+from dsdm.checking.measured import Check, Measurements, Verdict
 from dsdm.cli import main
 from dsdm.errors import ArtifactError
 from dsdm.evaluation.intervals import Interval
@@ -203,7 +203,7 @@ def test_the_summary_of_a_run_that_selected_nothing_says_so(tmp_path):
 def test_the_verdict_of_a_check_is_a_section_with_reasons_and_figures(run, tmp_path):
     folder = copy_of(run, tmp_path)
     assert data_of(folder, "check") is None
-    measured = Measured("ekfac", rows=60, target_slopes={"words": Interval(-0.5, -0.9, -0.1)})
+    measured = Measurements("ekfac", rows=60, target_slopes={"words": Interval(-0.5, -0.9, -0.1)})
     check = Check(measured, Verdict(False, ["the sign is flipped"], ["one proxy"]))
     with writing(folder / "check" / "verdict", config={}, inputs={}) as draft:
         write_json(draft.path / CHECK, msgspec.to_builtins(check))
@@ -216,7 +216,7 @@ def test_the_verdict_of_a_check_is_a_section_with_reasons_and_figures(run, tmp_p
 
 def test_a_check_that_could_measure_nothing_says_why(run, tmp_path):
     folder = copy_of(run, tmp_path)
-    check = Check(Measured("ekfac", failure="loss is NaN"), Verdict(False, ["loss is NaN"], []))
+    check = Check(Measurements("ekfac", failure="loss is NaN"), Verdict(False, ["loss is NaN"], []))
     with writing(folder / "check" / "verdict", config={}, inputs={}) as draft:
         write_json(draft.path / CHECK, msgspec.to_builtins(check))
     assert data_of(folder, "check")["figures"] == {}

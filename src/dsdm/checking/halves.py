@@ -1,21 +1,16 @@
 """Directions of two random halves of each target: how much the choice of examples decides."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
 
-from dsdm.checking.measured import Agreement
-from dsdm.checking.reliability import agreement, mixed
 from dsdm.config import Config
 from dsdm.data.sequences import Rows, Subset
 from dsdm.datamodel.direction import Direction
 from dsdm.datamodel.estimators import known_estimator
 from dsdm.datamodel.estimators.inputs import EstimatorInputs
 from dsdm.errors import DataError
-
-Columns = Mapping[str, Float[np.ndarray, " rows"]]
 
 
 def split_halves(rows: Rows, seed: int) -> tuple[Subset, Subset]:
@@ -59,28 +54,3 @@ def half_directions(
     tensors = found[-1] if known.needs_training else found
     directions = {name: Direction(one, estimator, name) for name, one in tensors.items()}
     return {name: (directions[f"{name}/0"], directions[f"{name}/1"]) for name in halves}
-
-
-def agreement_of_halves(
-    first: Columns, second: Columns, weights: Mapping[str, float]
-) -> list[Agreement]:
-    """The agreement of the halves' scores for the mix, where there are targets, and for each."""
-    mixes = [mixed(first, weights), mixed(second, weights)]
-    targets = [agreement(name, [first[name], second[name]], 2) for name in first]
-    return [agreement("mix", mixes, 2), *targets]
-
-
-def whole_target(
-    first: Columns, second: Columns, counts: Mapping[str, Sequence[int]]
-) -> dict[str, np.ndarray]:
-    """Scores for each whole target: directions are linear in the target's mean gradient.
-
-    Args:
-        first: Scores of the first halves.
-        second: Scores of the second halves.
-        counts: Examples in both halves of each target.
-    """
-    return {
-        name: (counts[name][0] * first[name] + counts[name][1] * second[name]) / sum(counts[name])
-        for name in first
-    }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from dsdm.checking.measured import Agreement, Check, Measured, Probe
+from dsdm.checking.measured import Agreement, Check, Measurements, Probe
 from dsdm.evaluation.intervals import Interval
 
 UNKNOWN = "not known"
@@ -20,7 +20,7 @@ def check_lines(check: Check) -> list[str]:
     return lines
 
 
-def check_figures(measured: Measured) -> Iterator[tuple[str, str]]:
+def check_figures(measured: Measurements) -> Iterator[tuple[str, str]]:
     """Every figure by its name."""
     for number, proxy in enumerate(measured.proxies):
         yield (
@@ -51,7 +51,7 @@ def _agreement_lines(title: str, found: list[Agreement]) -> Iterator[tuple[str, 
         yield (f"{title}, {one.name}", text if one.pairs else UNKNOWN)
 
 
-def _confound_lines(measured: Measured) -> Iterator[tuple[str, str]]:
+def _confound_lines(measured: Measurements) -> Iterator[tuple[str, str]]:
     if measured.confounds is None:
         return
     found = measured.confounds

@@ -102,7 +102,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """Everything that a check measures."""
 
     method: str
@@ -141,5 +141,5 @@ class Verdict:
 class Check:
     """A finished check: what the report shows."""
 
-    measured: Measured
+    measured: Measurements
     verdict: Verdict

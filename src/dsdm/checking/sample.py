@@ -1,28 +1,29 @@
-"""What each proxy says of one sample of the pool's rows."""
+"""What one proxy gives on a sample of the pool's rows, and what it has learned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dsdm.checking.measured import ProxyLoss
-from dsdm.checking.norms import gradient_norms
-from dsdm.checking.proxies import token_mean
-from dsdm.checking.slopes import row_slopes, scored_direction, scorer_slopes, target_slopes
+from dsdm.checking.measured import Curvature, ProxyLoss
+from dsdm.checking.slopes import gradient_norms, row_slopes, scorer_slopes, target_slopes
+from dsdm.config import Config
 from dsdm.data.sequences import Rows, Subset
 from dsdm.datamodel.calibration import ForwardStep
 from dsdm.datamodel.config import MIX
 from dsdm.datamodel.direction import Direction
+from dsdm.datamodel.estimators import CurvatureConfig, Workload, known_estimator
+from dsdm.datamodel.estimators.costs import LayerShape
 from dsdm.datamodel.scoring import exact_scores, layers_named
-from dsdm.evaluation.evaluate import example_losses
+from dsdm.evaluation.losses import example_losses
 from dsdm.learners.causal_lm import CausalLM
 
 
 @dataclass(frozen=True)
 class ProxySample:
-    """One proxy's view of the sample. Scores are in units of the directions' spread."""
+    """One proxy's figures on the sample. Scores are in units of the directions' spread."""
 
     scores: Mapping[str, Float[np.ndarray, " rows"]]
     """For the mix and for each target."""
@@ -46,7 +47,7 @@ def sample_proxy(
     tune: Mapping[str, Rows],
     num_exact: int,
 ) -> ProxySample:
-    """Everything that the check asks of one proxy.
+    """Everything that the check measures of one proxy.
 
     Args:
         learner: The proxy as it reads candidates.
@@ -57,7 +58,8 @@ def sample_proxy(
         num_exact: Rows on which scorer and exact derivative are compared.
     """
     slopes = row_slopes(learner, list(directions.values()), rows)
-    name, step = scored_direction(steps, MIX)
+    # With `scores.per_target` the mix is the sum of targets' scores and has no step of its own.
+    scored = MIX if MIX in steps or not steps else next(iter(steps))
     few = Subset(rows, spread_out(len(rows.lengths), num_exact))
     layers = layers_named(learner, directions[MIX].tensors)
     return ProxySample(
@@ -66,8 +68,8 @@ def sample_proxy(
         losses=example_losses(
             learner.model, rows, batch_tokens=learner.batch_tokens, precision=learner.precision
         ),
-        scored=scorer_slopes(learner, directions[name], step, few),
-        exact=exact_scores(learner, directions[name], few),
+        scored=scorer_slopes(learner, directions[scored], steps.get(scored), few),
+        exact=exact_scores(learner, directions[scored], few),
         tune={
             target: target_slopes(learner, directions[MIX], examples)
             for target, examples in tune.items()
@@ -93,7 +95,7 @@ def load_sample(path: Path) -> ProxySample:
 
 
 def columns_under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Those of the arrays whose names begin with `prefix`, by the rest of their names."""
+    """The arrays whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
 
 
@@ -105,7 +107,7 @@ def spread_out(count: int, wanted: int) -> Int[np.ndarray, " wanted"]:
 def other_rows(
     taken: Int[np.ndarray, " rows"], count: int, seed: int
 ) -> Int[np.ndarray, " others"] | None:
-    """As many random numbers below `count` as are taken, and none of these.
+    """Random numbers below `count` that are not in `taken`, as many as these.
 
     Fewer where fewer are left; None where less than half as many are.
     """
@@ -123,7 +125,7 @@ def proxy_loss(
     training: float,
     unigram: float,
 ) -> ProxyLoss:
-    """What the proxy has learned, on the sample's rows that it was not trained on.
+    """The proxy's loss in training and on the sample's rows that it was not trained on.
 
     Args:
         sample: The proxy's.
@@ -132,4 +134,29 @@ def proxy_loss(
         training: The last loss of its training.
         unigram: Entropy of its training tokens' frequencies.
     """
-    return ProxyLoss(training, token_mean(sample.losses[~seen], lengths[~seen]), unigram)
+    predicted = np.maximum(lengths[~seen] - 1, 0)
+    unseen = float(np.average(sample.losses[~seen], weights=predicted)) if predicted.sum() else None
+    return ProxyLoss(training, unseen, unigram)
+
+
+def unigram_entropy(rows: Rows) -> float:
+    """The entropy of the rows' token frequencies, in nats: the least loss that these allow.
+
+    Only tokens whose prediction counts are counted, so never a row's first. Rows must hold many
+    times as many tokens as the vocabulary has entries: with few tokens the entropy is too low.
+    """
+    read = [rows.row(i) for i in range(len(rows.lengths))]
+    predicted = [row.tokens[row.is_counted] for row in read]
+    counts = np.bincount(np.concatenate(predicted).astype(np.int64))
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def curvature_of(
+    layers: Sequence[LayerShape], estimator: str, settings: Config, pool_rows: int
+) -> Curvature | None:
+    """What the estimator's curvature is fitted on; None for one that has none."""
+    if not isinstance(settings, CurvatureConfig):
+        return None
+    cost = known_estimator(estimator).cost(settings, Workload(layers))
+    return Curvature(min(settings.curvature_rows, pool_rows), cost.dimension, settings.damping)

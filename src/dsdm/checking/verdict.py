@@ -5,7 +5,7 @@ Each threshold states why it is what it is. A figure that is not known is no rea
 
 from collections.abc import Iterator
 
-from dsdm.checking.measured import Agreement, Measured, Verdict
+from dsdm.checking.measured import Agreement, Measurements, Verdict
 from dsdm.evaluation.intervals import Interval
 
 MIN_RELIABILITY = 0.25
@@ -45,7 +45,7 @@ def thresholds() -> dict[str, float]:
     }
 
 
-def judge(measured: Measured) -> Verdict:
+def judge(measured: Measurements) -> Verdict:
     """The verdict: trust where there is no reason against it."""
     if measured.failure is not None:
         failed = f"the scores can't be made: {measured.failure}"
@@ -61,7 +61,7 @@ def judge(measured: Measured) -> Verdict:
     return Verdict(not reasons, reasons, list(_warnings(measured)))
 
 
-def _proxy_reasons(measured: Measured) -> Iterator[str]:
+def _proxy_reasons(measured: Measurements) -> Iterator[str]:
     for number, proxy in enumerate(measured.proxies):
         if not proxy.learned >= MIN_LEARNED:
             yield (
@@ -71,7 +71,7 @@ def _proxy_reasons(measured: Measured) -> Iterator[str]:
             )
 
 
-def _curvature_reasons(measured: Measured) -> Iterator[str]:
+def _curvature_reasons(measured: Measurements) -> Iterator[str]:
     fitted = measured.curvature
     if fitted is None or not _is_undamped(measured):
         return
@@ -85,7 +85,7 @@ def _curvature_reasons(measured: Measured) -> Iterator[str]:
         )
 
 
-def _agreement_reasons(measured: Measured) -> Iterator[str]:
+def _agreement_reasons(measured: Measurements) -> Iterator[str]:
     kinds = {
         "proxies": (measured.between_proxies, "Train more proxies, or longer."),
         "halves of the targets": (measured.between_halves, "Give more target examples."),
@@ -101,7 +101,7 @@ def _agreement_reasons(measured: Measured) -> Iterator[str]:
                 yield f"{_unreliable(one, between)} {remedy}"
 
 
-def _scorer_reasons(measured: Measured) -> Iterator[str]:
+def _scorer_reasons(measured: Measurements) -> Iterator[str]:
     for number, value in enumerate(measured.scorer):
         if value is None or value < MIN_SCORER:
             seen = "not defined" if value is None else f"{value:.3f}"
@@ -112,7 +112,7 @@ def _scorer_reasons(measured: Measured) -> Iterator[str]:
             )
 
 
-def _target_reasons(measured: Measured) -> Iterator[str]:
+def _target_reasons(measured: Measurements) -> Iterator[str]:
     slopes = measured.target_slopes
     if _points_away(measured):
         figures = ", ".join(f"{name} {slope.mean:+.3g}" for name, slope in slopes.items())
@@ -122,7 +122,7 @@ def _target_reasons(measured: Measured) -> Iterator[str]:
         )
 
 
-def _probe_reasons(measured: Measured) -> Iterator[str]:
+def _probe_reasons(measured: Measurements) -> Iterator[str]:
     probe = measured.probe
     found = probe.correlations.get("mix") if probe else None
     if probe is None or found is None:
@@ -139,7 +139,7 @@ def _probe_reasons(measured: Measured) -> Iterator[str]:
         )
 
 
-def _warnings(measured: Measured) -> Iterator[str]:
+def _warnings(measured: Measurements) -> Iterator[str]:
     yield from _training_warnings(measured)
     if len(measured.proxies) < 2:
         yield "agreement between proxies is not known: there is one. Set proxies.count to 2."
@@ -156,7 +156,7 @@ def _warnings(measured: Measured) -> Iterator[str]:
     yield from _confound_warnings(measured)
 
 
-def _training_warnings(measured: Measured) -> Iterator[str]:
+def _training_warnings(measured: Measurements) -> Iterator[str]:
     for number, proxy in enumerate(measured.proxies):
         if MIN_LEARNED <= proxy.learned < LITTLE_LEARNED:
             yield (
@@ -168,7 +168,7 @@ def _training_warnings(measured: Measured) -> Iterator[str]:
         yield f"the curvature is hardly damped ({fitted.damping:g})."
 
 
-def _confound_warnings(measured: Measured) -> Iterator[str]:
+def _confound_warnings(measured: Measurements) -> Iterator[str]:
     if measured.confounds is None:
         return
     found = {
@@ -180,12 +180,12 @@ def _confound_warnings(measured: Measured) -> Iterator[str]:
             yield f"scores are little but {what}: their correlation with it is {value:+.2f}."
 
 
-def _points_away(measured: Measured) -> bool:
+def _points_away(measured: Measurements) -> bool:
     slopes = measured.target_slopes.values()
     return bool(slopes) and all(slope.high < 0 for slope in slopes)
 
 
-def _is_undamped(measured: Measured) -> bool:
+def _is_undamped(measured: Measurements) -> bool:
     return measured.curvature is not None and measured.curvature.damping < MIN_DAMPING
 
 

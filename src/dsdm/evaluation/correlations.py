@@ -1,4 +1,4 @@
-"""Rank correlations, their bootstrap, and the reliability of a mean of measurements."""
+"""Correlations, their bootstrap, and the reliability of a mean of measurements."""
 
 import math
 from collections.abc import Sequence
@@ -21,6 +21,13 @@ def rank_correlations(
 
     with np.errstate(invalid="ignore"):  # the spread of a constant column is 0
         return np.asarray(np.corrcoef(rankdata(np.stack(columns), axis=1)))
+
+
+def pearson(first: Column, second: Column) -> float | None:
+    """Pearson's correlation of two columns; None where one is constant."""
+    if not (first.std() > 0 and second.std() > 0):
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def spearman(first: Column, second: Column) -> float | None:

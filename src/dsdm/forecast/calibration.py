@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from dsdm.data.batches import iter_batches
 from dsdm.data.sequences import Row, Rows, Subset
 from dsdm.datamodel.gradients import mean_gradient
-from dsdm.evaluation.evaluate import example_losses
+from dsdm.evaluation.losses import example_losses
 from dsdm.experiment import Experiment
 from dsdm.learners.causal_lm import CPU_TOKENS, CausalLM
 from dsdm.learners.layers import Layer

@@ -11,42 +11,38 @@ import numpy as np
 import pyarrow as pa
 
 from dsdm.artifacts import Draft, load_manifest, write_json
-from dsdm.checking.groups import draw_groups, mean_score, training_order
-from dsdm.checking.halves import (
+from dsdm.checking.halves import half_directions, split_halves
+from dsdm.checking.measured import Agreement, Check, Curvature, Measurements, Probe, ProxyLoss
+from dsdm.checking.measures import (
+    agreement_of_curvatures,
     agreement_of_halves,
-    half_directions,
-    split_halves,
-    whole_target,
-)
-from dsdm.checking.measure import (
     agreement_of_proxies,
     combined_scores,
     confounds_of,
-    gain_over_random,
-    probe_groups,
-    target_slopes,
+    mean_target_slopes,
 )
-from dsdm.checking.measured import Agreement, Check, Curvature, Measured, Probe, ProxyLoss
 from dsdm.checking.probe import (
-    mean_reductions,
-    probe_correlations,
+    Group,
+    TrainedGroup,
+    draw_groups,
+    group_order,
+    measure_probe,
+    probe_rows,
     probe_training,
-    reduction_reliability,
-    target_losses,
 )
-from dsdm.checking.proxies import curvature_of, unigram_entropy
-from dsdm.checking.reliability import agreement, mixed
 from dsdm.checking.sample import (
     ProxySample,
     columns_under,
+    curvature_of,
     load_sample,
     other_rows,
     proxy_loss,
     sample_proxy,
     save_sample,
     spread_out,
+    unigram_entropy,
 )
-from dsdm.checking.slopes import correlation, row_slopes
+from dsdm.checking.slopes import row_slopes
 from dsdm.checking.verdict import judge
 from dsdm.data.batches import Rows, Subset
 from dsdm.datamodel.config import MIX, estimator_settings
@@ -54,6 +50,8 @@ from dsdm.datamodel.estimate import load_estimated
 from dsdm.datamodel.estimators import CurvatureConfig
 from dsdm.datamodel.estimators.inputs import random_indices
 from dsdm.datamodel.scoring import BACKWARD_PASSES
+from dsdm.evaluation.correlations import pearson
+from dsdm.evaluation.losses import target_losses
 from dsdm.learners.causal_lm import CausalLM
 from dsdm.learners.lm_layers import moved_layers
 from dsdm.lm.config import TrainConfig
@@ -78,8 +76,6 @@ LOSSES = "losses.npz"
 ORDER = "order.npy"
 UNIGRAM_ROWS = 20_000
 """Of a proxy's training rows, to count tokens in."""
-MIN_UNSEEN = 0.25
-"""Share of the sample from which on the probes keep to rows that their proxy has not seen."""
 
 
 def sample(run: Run, draft: Draft, number: int) -> None:
@@ -145,7 +141,7 @@ def probe(run: Run, draft: Draft, number: int) -> None:
     model, config = run.proxy(PROBED), _probe_train(run)
     tokens = run.experiment.check.probe.steps * config.batch_tokens
     among = Subset(run.examples, rows)
-    order = training_order(groups[number][1], among.lengths, tokens, _seed(run, "order", number))
+    order = group_order(groups[number][1], among.lengths, tokens, _seed(run, "order", number))
     # Beside the draft, which is deleted when a killed check begins again.
     work = training_folder(draft)
     with progress(f"check/probes/{number:02d}", tokens, "tokens") as advance:
@@ -165,7 +161,7 @@ def judge_measured(run: Run, draft: Draft) -> None:
     samples, rows = _samples(run), _sampled_rows(run)
     seen = [_seen_rows(run, number) for number in range(len(samples))]
     between_halves, between_curvatures = _agreement_of_halves(run, samples[PROBED])
-    measured = Measured(
+    measured = Measurements(
         method=run.experiment.selecting_estimator,
         rows=len(rows),
         curvature=_curvature(run),
@@ -173,8 +169,8 @@ def judge_measured(run: Run, draft: Draft) -> None:
         between_proxies=agreement_of_proxies(samples),
         between_halves=between_halves,
         between_curvatures=between_curvatures,
-        scorer=[correlation(one.scored, one.exact) for one in samples],
-        target_slopes=target_slopes(samples, run.experiment.check.seed),
+        scorer=[pearson(one.scored, one.exact) for one in samples],
+        target_slopes=mean_target_slopes(samples, run.experiment.check.seed),
         confounds=confounds_of(samples, seen, run.examples.lengths[rows], _sources(run, rows)),
         probe=_measured_probe(run, samples),
     )
@@ -184,10 +180,10 @@ def judge_measured(run: Run, draft: Draft) -> None:
 def judge_failure(run: Run, draft: Draft, failure: str) -> None:
     """The verdict where there are no scores to measure."""
     estimator = run.experiment.selecting_estimator
-    _write_check(Measured(estimator, failure=failure, curvature=_curvature(run)), draft)
+    _write_check(Measurements(estimator, failure=failure, curvature=_curvature(run)), draft)
 
 
-def _write_check(measured: Measured, draft: Draft) -> None:
+def _write_check(measured: Measurements, draft: Draft) -> None:
     check = Check(measured, judge(measured))
     write_json(draft.path / CHECK, msgspec.to_builtins(check))
     draft.counts["trust"] = check.verdict.trust
@@ -245,12 +241,11 @@ def _curvature_rows(run: Run) -> tuple[Subset | None, bool]:
     return (Subset(pool, own), False) if other is None else (Subset(pool, other), True)
 
 
-def _drawn_groups(run: Run) -> tuple[np.ndarray, list[Any]]:
+def _drawn_groups(run: Run) -> tuple[np.ndarray, list[Group]]:
     """The sampled rows that the probes may train on, and their groups as positions among them."""
     rows, scores = _sampled_rows(run), combined_scores(_samples(run))[MIX]
-    unseen = ~_seen_rows(run, PROBED)
-    if unseen.mean() >= MIN_UNSEEN:
-        rows, scores = rows[unseen], scores[unseen]
+    among = probe_rows(_seen_rows(run, PROBED))
+    rows, scores = rows[among], scores[among]
     config, seed = run.experiment.check.probe, _seed(run, "groups")
     return rows, draw_groups(scores, run.examples.lengths[rows], config.groups, config.share, seed)
 
@@ -262,7 +257,7 @@ def _probe_train(run: Run) -> TrainConfig:
 
 
 def _write_losses(run: Run, model: Any, draft: Draft) -> None:
-    losses = target_losses(model, _tune_rows(run), EVALUATION_TOKENS)
+    losses = target_losses(model, _tune_rows(run), batch_tokens=EVALUATION_TOKENS)
     named = {f"losses.{name}": values for name, values in losses.items()}
     np.savez(draft.path / LOSSES, allow_pickle=False, **named)
 
@@ -310,9 +305,10 @@ def _agreement_of_halves(run: Run, probed: ProxySample) -> tuple[list[Agreement]
         first, second = (columns_under(f"{half}.", arrays) for half in ("first", "second"))
         counts = {n: c.tolist() for n, c in columns_under("counts.", arrays).items()}
         is_other = bool(arrays["is_other"])
-    whole = mixed(whole_target(first, second, counts), run.weights)
-    has_other = is_other and _curvature(run) is not None
-    other = agreement(MIX, [probed.scores[MIX], whole], 1) if has_other else None
+    other = None
+    if is_other and _curvature(run) is not None:
+        own = probed.scores[MIX]
+        other = agreement_of_curvatures(own, first, second, counts, run.weights)
     return agreement_of_halves(first, second, run.weights), other
 
 
@@ -330,26 +326,21 @@ def _sources(run: Run, rows: np.ndarray) -> np.ndarray:
 
 
 def _measured_probe(run: Run, samples: Sequence[ProxySample]) -> Probe:
-    config, weights = run.experiment.check, run.weights
-    folder = run.folder / "check" / "probes"
+    config, folder = run.experiment.check, run.folder / "check" / "probes"
     rows, groups = _drawn_groups(run)
-    folders = [folder / f"{number:02d}" for number in range(len(groups))]
-    before, after = _load_losses(folder / BEFORE), [_load_losses(path) for path in folders]
-    reductions = mean_reductions(before, after)
-    # Each group's mean score for the mix and each target, as it was trained on.
-    among, lengths = np.isin(_sampled_rows(run), rows), run.examples.lengths[rows]
-    orders = [np.load(path / ORDER) for path in folders]
-    scores = {
-        name: np.array([mean_score(values[among], lengths, order) for order in orders])
-        for name, values in combined_scores(samples).items()
-    }
-    tokens = sum(_counts(path)["tokens"] for path in folders)
-    return Probe(
-        groups=probe_groups(groups, scores[MIX], reductions),
-        gain=gain_over_random(groups, reductions, config.seed),
-        correlations=probe_correlations(scores, reductions, weights, config.seed),
-        reliability=reduction_reliability(before, after, weights, config.seed),
+    trained = []
+    for number, (kind, group) in enumerate(groups):
+        path = folder / f"{number:02d}"
+        order, tokens = np.load(path / ORDER), _counts(path)["tokens"]
+        trained.append(TrainedGroup(kind, group, order, tokens, _load_losses(path)))
+    among = np.isin(_sampled_rows(run), rows)
+    return measure_probe(
+        trained,
+        run.examples.lengths[rows],
+        {name: values[among] for name, values in combined_scores(samples).items()},
+        _load_losses(folder / BEFORE),
+        run.weights,
+        seed=config.seed,
         steps=config.probe.steps,
-        tokens=tokens,
-        share_of_proxy=tokens / _counts(run.models / "proxies" / str(PROBED))["tokens"],
+        proxy_tokens=_counts(run.models / "proxies" / str(PROBED))["tokens"],
     )

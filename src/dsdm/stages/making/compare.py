@@ -21,7 +21,7 @@ from dsdm.datamodel.columns import ScoreColumn
 from dsdm.errors import NumericalError
 from dsdm.evaluation.accuracy import task_results
 from dsdm.evaluation.arms import Arm
-from dsdm.evaluation.evaluate import example_losses
+from dsdm.evaluation.losses import target_losses
 from dsdm.evaluation.pool_slice import bits_per_byte, held_out_candidates, predicted_bytes
 from dsdm.evaluation.rows import ArmPool, training_rows
 from dsdm.lm.config import TrainConfig
@@ -245,11 +245,7 @@ def measure_pool_slice(run: Run, draft: Draft, model: Path) -> None:
 
 
 def _losses(run: Run, model: Path, rows: Mapping[str, Rows]) -> dict[str, np.ndarray]:
-    trained = load_saved(model, run.device)
-    return {
-        name: example_losses(trained, examples, batch_tokens=EVALUATION_TOKENS)
-        for name, examples in rows.items()
-    }
+    return target_losses(load_saved(model, run.device), rows, batch_tokens=EVALUATION_TOKENS)
 
 
 def _write_losses(losses: Mapping[str, np.ndarray], draft: Draft) -> None:

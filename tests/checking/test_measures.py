@@ -1,16 +1,59 @@
 import numpy as np
 import pytest
 
-from dsdm.checking.reliability import (
+from dsdm.checking.measures import (
     agreement,
+    agreement_of_proxies,
+    combined_scores,
+    confounds_of,
+    mean_target_slopes,
     mixed,
     share_between,
     standardized_difference,
 )
 from dsdm.evaluation.correlations import spearman, spearman_brown
+from tests.checking.test_sample import sample
 
+SAMPLES = [sample(), sample()]
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=60)
+
+
+def test_what_selects_is_the_mean_over_proxies() -> None:
+    found = combined_scores(SAMPLES)
+    for name in ("mix", "file"):
+        expected = (SAMPLES[0].scores[name] + SAMPLES[1].scores[name]) / 2
+        np.testing.assert_allclose(found[name], expected)
+
+
+def test_proxies_are_compared_on_the_mix_and_on_each_target() -> None:
+    mix, target = agreement_of_proxies(SAMPLES)
+    assert (mix.name, target.name, mix.pairs) == ("mix", "file", 1)
+    assert mix.correlation == spearman(SAMPLES[0].scores["mix"], SAMPLES[1].scores["mix"])
+    assert agreement_of_proxies(SAMPLES[:1])[0].correlation is None
+
+
+def test_target_slopes_are_means_over_examples_and_proxies() -> None:
+    (found,) = mean_target_slopes(SAMPLES, seed=0).values()
+    assert found.mean == pytest.approx(np.mean([one.tune["file"] for one in SAMPLES]))
+    assert found.low < found.mean < found.high
+
+
+def test_confounds_are_told_apart() -> None:
+    lengths = np.arange(20) + 5
+    one = sample(scores=lengths.astype(float))
+    seen = [np.arange(20) >= 10]
+    found = confounds_of([one], seen, lengths, np.repeat([0, 1], 10))
+    assert found.length == pytest.approx(1)
+    assert found.gradient_norm == spearman(one.scores["mix"], one.norms)
+    assert found.num_sources == 2
+    assert found.between_sources == pytest.approx(25 / (20**2 - 1) * 12)
+    assert found.seen == pytest.approx(10 / np.std(lengths))
+
+
+def test_rows_of_one_length_say_nothing_of_length() -> None:
+    found = confounds_of(SAMPLES, [np.ones(20, bool)] * 2, np.full(20, 9), np.zeros(20, int))
+    assert (found.length, found.seen) == (None, None)
 
 
 def test_agreement_is_the_mean_over_all_pairs() -> None:

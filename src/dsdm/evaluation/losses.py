@@ -1,4 +1,6 @@
-"""Loss of a model on targets."""
+"""Losses of a model on targets."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -20,3 +22,13 @@ def example_losses(
             outputs = example_outputs(model, batch, "loglik")
             losses[indices] = -outputs.double().cpu().numpy()
     return losses
+
+
+def target_losses(
+    model: PreTrainedModel, targets: Mapping[str, Rows], *, batch_tokens: int
+) -> dict[str, Float[np.ndarray, " examples"]]:
+    """The loss of each example of each target, in nats a target token."""
+    return {
+        name: example_losses(model, rows, batch_tokens=batch_tokens)
+        for name, rows in targets.items()
+    }
