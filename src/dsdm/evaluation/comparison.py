@@ -1,4 +1,4 @@
-"""What each arm of a comparison is worth: held-out loss, and its difference to a control."""
+"""Each arm's loss on each target, and its difference to that of random rows."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class ComparedLoss:
     arm: str
     num_seeds: int
     num_pairs: int
-    """Seeds that both it and the baseline have: what the difference is over."""
+    """Seeds that both it and the baseline have; the difference is their mean."""
     loss_nats: float
     """Mean over examples, then over seeds."""
     difference: Interval | None
     """To the baseline, over the seeds that both have; None for the baseline itself."""
     over: Literal["seeds", "examples"]
-    """What the interval is over: examples where both arms share a single seed."""
+    """What the interval resamples: examples where both arms share a single seed, else seeds."""
 
 
 def compare_losses(
@@ -69,7 +69,7 @@ def _compare(
 ) -> ComparedLoss:
     seeds = losses[arm]
     shared = sorted(set(seeds) & set(losses.get(baseline, {}))) if arm != baseline else []
-    pairs = [_paired(seeds[seed], losses[baseline][seed], targets) for seed in shared]
+    pairs = [[seeds[s][t] - losses[baseline][s][t] for t in targets] for s in shared]
     return ComparedLoss(
         target=name,
         arm=arm,
@@ -79,12 +79,6 @@ def _compare(
         difference=_interval(pairs),
         over="examples" if len(shared) < 2 else "seeds",
     )
-
-
-def _paired(
-    found: Mapping[str, np.ndarray], control: Mapping[str, np.ndarray], targets: list[str]
-) -> list[np.ndarray]:
-    return [found[target] - control[target] for target in targets]
 
 
 def _interval(pairs: list[list[np.ndarray]]) -> Interval | None:

@@ -1,11 +1,12 @@
 """Random's loss as a curve over training compute, and the compute at which it reaches a loss.
 
-The curve is monotone and piecewise linear in the logarithm of compute, through the losses that were
-measured and no further. A power law with a floor has three parameters for the three to five budgets
-that anyone trains, so that hardly anything is left to tell whether it fits, and outside them it
-invents figures; a quadratic may rise again. Loss is convex in log compute where it follows a power
-law, so lines between the points lie above it and ask for slightly too much compute: with budgets a
-factor of two apart by less than 2% for exponents up to 0.3, and less than 4% up to 0.5.
+The curve is monotone and piecewise linear in the logarithm of compute, through the measured losses;
+it ends at the smallest and the largest budget. A power law with a floor has three parameters for
+the three to five budgets that anyone trains: too few points are left to check the fit, and outside
+the budgets it invents figures; a quadratic may rise again. Loss is convex in log compute where it
+follows a power law, so lines between the points lie above it and ask for slightly too much compute:
+with budgets a factor of two apart by less than 2% for exponents up to 0.3, and less than 4% up to
+0.5.
 """
 
 import math
@@ -27,7 +28,7 @@ _SIGNS: dict[Bound, str] = {"": "", "at least": ">= ", "at most": "<= "}
 
 @dataclass(frozen=True)
 class Bounded:
-    """A figure, or the end of the measured range that it lies beyond."""
+    """A figure; or, where it lies outside the measured range, the nearer end of that range."""
 
     value: float
     bound: Bound = ""
@@ -57,7 +58,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class RandomCurve:
-    """What random reached at each budget; `needed_compute` inverts it."""
+    """The losses of random rows at each budget; `needed_compute` inverts the curve."""
 
     compute: Float[np.ndarray, " budgets"]
     """Of one training at each budget: rising, above 0, in any unit."""

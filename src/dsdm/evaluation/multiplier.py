@@ -7,7 +7,7 @@ where training costs C and selecting S, random would have to spend g C, and net 
 
 A fixed model's loss on a target saturates as it is trained longer, which makes every further gain
 look large in random's compute: this is not the multiplier of a larger model trained as long as is
-best for it. Random's rows have to be fresh at every budget; repeated ones bend its curve.
+best for it. Random's rows have to be fresh at every budget: repeated rows bend its curve.
 """
 
 import math
@@ -25,7 +25,7 @@ _OPPOSITE: dict[Bound, Bound] = {"": "", "at least": "at most", "at most": "at l
 
 @dataclass(frozen=True)
 class MethodCost:
-    """What a training or a selection took."""
+    """The compute and time that a training or a selection took."""
 
     flops: float = 0.0
     seconds: float = 0.0
@@ -42,7 +42,7 @@ def mean_cost(costs: Sequence[MethodCost]) -> MethodCost:
 
 @dataclass(frozen=True)
 class Net:
-    """What a method is worth with its selection counted, in one unit of cost."""
+    """A method's multiplier with the cost of its selection counted, in FLOPs or in seconds."""
 
     multiplier: Estimate
     trainings: Estimate
@@ -56,7 +56,7 @@ class ArmMultiplier:
     target: str
     arm: str
     num_seeds: int
-    """Those that it and every budget of random have."""
+    """Seeds that it and every budget of random have."""
     gross: Estimate
     net_flops: Net | None
     """Counted in FLOPs; None where the selection's cost is not known."""
@@ -95,26 +95,39 @@ def multipliers(
         ValueError: a cost of training is missing or not above 0.
     """
     found = {arm: seeds for arm, seeds in losses.items() if seeds}
-    _check_costs(found, training)
+    for arm in found:
+        cost = training.get(arm)
+        if cost is None or not (cost.flops > 0 and cost.seconds > 0):
+            raise ValueError(f"the training of {arm} needs FLOPs and seconds above 0, got {cost}.")
     budgets = sorted(filter(is_random, found), key=lambda arm: training[arm].flops)
     if len(budgets) < 2:
         return []
     compute = np.array([training[arm].flops for arm in budgets])
     of_random = set.intersection(*(set(found[arm]) for arm in budgets))
-    draws = {"seed": seed, "replicates": replicates}
     lines = []
     for target, group in target_groups(found, mix).items():
-        means = {arm: _seed_losses(seeds, group) for arm, seeds in found.items()}
+        means = {
+            arm: {s: float(np.mean([one[t].mean() for t in group])) for s, one in seeds.items()}
+            for arm, seeds in found.items()
+        }
         for arm, own in means.items():
             shared = sorted(of_random & set(own))
             if is_random(arm) or not shared:
                 continue
-            *random, paired = ({s: means[a][s] for s in shared} for a in (*budgets, arm))
-            curve = RandomCurve(compute, random)
-            needed = curve.needed_compute(paired, **draws, confidence=confidence)
-            gross = needed.times(1 / training[arm].flops)
-            net = _nets(gross, training[arm], selection.get(arm))
-            lines.append(ArmMultiplier(target, arm, len(shared), gross, *net))
+            curve = RandomCurve(compute, [{s: means[one][s] for s in shared} for one in budgets])
+            needed = curve.needed_compute(
+                {s: own[s] for s in shared},
+                seed=seed,
+                replicates=replicates,
+                confidence=confidence,
+            )
+            trained, selected = training[arm], selection.get(arm)
+            gross = needed.times(1 / trained.flops)
+            by_flops, by_seconds = None, None
+            if selected is not None:
+                by_flops = _net(gross, trained.flops, selected.flops)
+                by_seconds = _net(gross, trained.seconds, selected.seconds)
+            lines.append(ArmMultiplier(target, arm, len(shared), gross, by_flops, by_seconds))
     return lines
 
 
@@ -136,7 +149,7 @@ def trainings_to_pay(gross: Estimate, training: float, selection: float) -> Esti
 
     def trainings(end: Bounded) -> Bounded:
         if end.value <= 1:
-            # At most 1 is never; at least 1 leaves it open.
+            # A multiplier of at most 1 never pays; one of at least 1 may.
             return Bounded(math.inf, "at most" if end.bound == "at least" else "")
         needed = math.ceil(selection / ((end.value - 1) * training))
         return Bounded(float(needed), _OPPOSITE[end.bound])
@@ -152,34 +165,6 @@ def trainings_text(trainings: Bounded) -> str:
     return "unknown" if trainings.bound else "never"
 
 
-def _nets(
-    gross: Estimate, training: MethodCost, selection: MethodCost | None
-) -> tuple[Net | None, Net | None]:
-    """In FLOPs and in seconds."""
-    if selection is None:
-        return None, None
-    return (
-        _net(gross, training.flops, selection.flops),
-        _net(gross, training.seconds, selection.seconds),
-    )
-
-
 def _net(gross: Estimate, training: float, selection: float) -> Net:
     multiplier = gross.times(training / (training + selection))
     return Net(multiplier, trainings_to_pay(gross, training, selection))
-
-
-def _seed_losses(
-    seeds: Mapping[int, Mapping[str, np.ndarray]], targets: Sequence[str]
-) -> dict[int, float]:
-    return {
-        seed: float(np.mean([found[target].mean() for target in targets]))
-        for seed, found in seeds.items()
-    }
-
-
-def _check_costs(losses: Losses, training: Mapping[str, MethodCost]) -> None:
-    for arm in losses:
-        cost = training.get(arm)
-        if cost is None or not (cost.flops > 0 and cost.seconds > 0):
-            raise ValueError(f"the training of {arm} needs FLOPs and seconds above 0, got {cost}.")
